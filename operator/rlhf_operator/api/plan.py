@@ -1,0 +1,239 @@
+"""The resolved plan: everything a run depends on, with every default filled in; frozen once it is written.
+
+The operator writes it (rlhfjob/plan.py), the trainer reads it. What may change without making the run another one
+(micro-batch size, guards' actions) is not in the plan but in `LiveSettings` and the attempt's arguments, so that
+the digest of the plan names the workspace for good.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from rlhf_operator.api.base import Model
+from rlhf_operator.api.result import Digest
+from rlhf_operator.api.rlhfjob import (
+    PPO,
+    Algorithm,
+    AllMaskedGuard,
+    EntropyGuard,
+    Generation,
+    GuardAction,
+    KLGuard,
+    LogProbDriftGuard,
+    NonFiniteGuard,
+    Offload,
+    Optimizer,
+    Precision,
+    RewardHackingGuard,
+    RewardSaturationGuard,
+    Reward,
+    SlowConvergenceGuard,
+)
+from rlhf_operator.api.shared import Columns, Format, Grader, Provenance
+
+PLAN_FILE = "plan.json"
+SETTINGS_FILE = "settings.json"
+STORAGE_PATH = "/rlhf/storage"
+CLAIMS_PATH = "/rlhf/claims"
+CONFIG_MAPS_PATH = "/rlhf/configmaps"
+PLAN_PATH = "/rlhf/plan"
+SETTINGS_PATH = "/rlhf/settings"
+OUTPUT_PATH = "/rlhf/output"
+SIGNING_KEY_PATH = "/rlhf/signing-key"
+PROGRESS_PORT = 9400
+TORCHRUN_PORT = 29400
+
+PodPath = Annotated[str, Field(pattern=r"^/[^\0]*$", max_length=4096)]
+
+
+class PlanSource(Model):
+    """Where the pod finds one input."""
+
+    path: PodPath
+    ref: str
+    """The same input as a person names it, for example pvc://data/prompts.jsonl."""
+    digest: Digest | None = None
+    """Held against the content when given."""
+
+
+class PlanDataset(PlanSource):
+    """A data set and what its columns mean."""
+
+    name: str
+    """`train`, `warmStart`, `evaluation`, or a suite's name."""
+    format: Format
+    columns: Columns
+    provenance: Provenance | None = None
+
+
+class PlanRewardModel(Model):
+    """A reward model's files as the pod finds them, or the address that serves them."""
+
+    name: str
+    version: Digest | None = None
+    dimension: str = "overall"
+    path: PodPath | None = None
+    url: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError(f"reward model {self.name}: give exactly one of path, url")
+        return self
+
+
+class PlanScorer(Model):
+    """A named judge of (prompt, response)."""
+
+    name: str
+    grader: Grader | None = None
+    grader_path: PodPath | None = None
+    """File of a Python grader that came from a ConfigMap."""
+    grader_digest: Digest | None = None
+    """SHA-256 of that file when the plan was made."""
+    reward_model: PlanRewardModel | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.grader is None) == (self.reward_model is None):
+            raise ValueError(f"scorer {self.name}: give exactly one of grader, rewardModel")
+        return self
+
+
+class PlanTraining(Model):
+    """How long and how wide. A step is one batch of responses and its updates."""
+
+    steps: int
+    epochs: float | None = None
+    batch_size: int
+    """Responses per step, over all ranks."""
+    seed: int
+
+
+class PlanWarmStart(Model):
+    """Supervised fine-tuning on demonstrations before the main algorithm."""
+
+    dataset: PlanDataset
+    epochs: float
+    batch_size: int
+    seed: int
+    optimizer: Optimizer
+
+
+class PlanCompute(Model):
+    """The processes of one attempt and how they share the model."""
+
+    workers: int
+    procs_per_worker: int
+    gpus_per_worker: int
+    zero_stage: int
+    offload: Offload
+    precision: Precision
+    gradient_checkpointing: bool
+    attention: str
+    deterministic: bool
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.workers * self.procs_per_worker
+
+
+class PlanCheckpoints(Model):
+    """When a checkpoint is written and how many are kept."""
+
+    every_steps: int
+    keep: int
+    grace_period_seconds: float
+
+
+class PlanGuard(Model):
+    """A limit on a figure. Its action is a live setting."""
+
+    name: str
+    patience: int
+    kl: KLGuard | None = None
+    slow_convergence: SlowConvergenceGuard | None = None
+    entropy: EntropyGuard | None = None
+    reward_hacking: RewardHackingGuard | None = None
+    reward_saturation: RewardSaturationGuard | None = None
+    all_masked: AllMaskedGuard | None = None
+    log_prob_drift: LogProbDriftGuard | None = None
+    non_finite: NonFiniteGuard | None = None
+
+
+class PlanEvaluation(Model):
+    """What is measured before the first step and after the last, and what must hold."""
+
+    dataset: PlanDataset
+    every_steps: int | None = None
+    baselines: list[str]
+    scorers: list[str]
+    min_win_rate: float | None = None
+    min_improvement: float | None = None
+
+
+class PlanTimeouts(Model):
+    """How long silence is tolerated, in seconds."""
+
+    startup_seconds: float
+    progress_seconds: float
+
+
+class PlanOutput(Model):
+    """Where the artifact goes."""
+
+    claim: str
+    path: str
+    alias: str | None = None
+    sign: bool = False
+
+
+class TrainingPlan(Model):
+    """One RLHFJob, resolved. Read by `python -m rlhf_trainer`."""
+
+    name: str
+    namespace: str
+    image: str
+    """The trainer image of every attempt; part of the plan, so that an operator upgrade changes no run."""
+    algorithm: Algorithm
+    base_model: PlanSource
+    parent_artifact: PlanSource | None = None
+    warm_start: PlanWarmStart | None = None
+    dataset: PlanDataset
+    scorers: list[PlanScorer] = []
+    rewards: list[Reward] = []
+    monitors: list[str] = []
+    training: PlanTraining
+    optimizer: Optimizer
+    generation: Generation
+    ppo: PPO | None = None
+    compute: PlanCompute
+    checkpoints: PlanCheckpoints
+    guards: list[PlanGuard] = []
+    evaluation: PlanEvaluation | None = None
+    timeouts: PlanTimeouts
+    output: PlanOutput
+
+    def canonical(self) -> str:
+        """Return the one JSON text of this plan: sorted keys, no white space, nulls left out."""
+        return json.dumps(
+            self.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=True, separators=(",", ":")
+        )
+
+    def digest(self) -> str:
+        """Return `sha256:` and the SHA-256 of `canonical()`."""
+        return "sha256:" + hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def workspace_name(job: str, plan_digest: str) -> str:
+    """Return the workspace's folder name under the storage claim: the job's name and 12 hex digits of the digest."""
+    return f"{job}-{plan_digest.removeprefix('sha256:')[:12]}"
+
+
+class LiveSettings(Model):
+    """What may change while a job runs; mounted as a file, read again at every step."""
+
+    guard_actions: dict[str, GuardAction] = {}

@@ -1,0 +1,133 @@
+"""What a training run hands back: live progress, the termination message, result.json and the artifact's record."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from rlhf_operator.api.base import Model
+from rlhf_operator.api.exitcodes import FailureClass
+
+TERMINATION_MESSAGE_BYTES = 3072
+"""Bound of the termination message; the kubelet cuts at 4096."""
+
+MAX_FIGURES = 20
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Progress(Model):
+    """One reading of a running job, served by rank 0 at GET /progress."""
+
+    plan_digest: Digest
+    attempt: int
+    step: int
+    steps: int
+    reward: float | None = None
+    """Mean reward per response of the last step, after normalising, clipping, weighting and summing."""
+    kl: float | None = None
+    """k1 summed over response tokens, mean over responses, in nats."""
+    entropy: float | None = None
+    """Mean entropy per token of the sampling distribution, in nats."""
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    checkpoint_step: int | None = None
+    checkpoint_digest: Digest | None = None
+    warnings: list[str] = []
+    """Guards that warn at the moment, one line each, at most ten."""
+    updated_at: datetime
+
+
+class Comparison(Model):
+    """Win rate of the trained policy over one baseline by one scorer; ties count one half."""
+
+    scorer: str
+    baseline: str
+    win_rate: float
+    lower: float
+    """Lower bound of the 95 % interval (bootstrap by prompt)."""
+    upper: float
+    mean: float
+    """Mean score of the trained policy."""
+    baseline_mean: float
+    prompts: int
+
+
+class DatasetRecord(Model):
+    """One data set as it was trained on."""
+
+    name: str
+    digest: Digest
+    rows: int
+    used: int
+    dropped: dict[str, int] = {}
+    """Dropped rows by reason."""
+
+
+class CheckpointRecord(Model):
+    """The newest complete checkpoint."""
+
+    step: int
+    digest: Digest
+
+
+class ArtifactRecord(Model):
+    """A published artifact: what status.artifact is made of."""
+
+    ref: str
+    """pvc://claim/path"""
+    digest: Digest
+    alias: str | None = None
+    gate: str
+    """Passed, Failed, NotEvaluated."""
+    gate_message: str = ""
+    signed: bool = False
+    base_model_digest: Digest
+    dataset_digests: list[Digest]
+    plan_digest: Digest
+
+
+class Result(Model):
+    """result.json in the workspace: the whole outcome of a plan, written once by rank 0."""
+
+    plan_digest: Digest
+    attempt: int
+    step: int
+    finished_at: datetime
+    policy: str
+    """Folder of the trained policy, relative to the workspace."""
+    policy_digest: Digest
+    base_model_digest: Digest
+    datasets: list[DatasetRecord]
+    evaluation: list[Comparison] = []
+    figures: dict[str, float] = {}
+    checkpoint: CheckpointRecord | None = None
+    world_size: int
+    engine: str
+    """Class of the engine that trained, with its ZeRO stage, as proved at start."""
+
+
+class TerminationMessage(Model):
+    """What a pod says when it ends; at most 3 KiB of JSON."""
+
+    plan_digest: Digest
+    attempt: int
+    failure: FailureClass | None = None
+    """None: success."""
+    reason: str
+    message: str
+    step: int | None = None
+    figures: dict[str, float] = Field(default_factory=dict, max_length=MAX_FIGURES)
+    checkpoint: CheckpointRecord | None = None
+    evaluation: list[Comparison] = []
+    artifact: ArtifactRecord | None = None
+
+    def encode(self) -> bytes:
+        """Return at most 3 KiB of JSON: the message gives way first, then the comparisons, then the figures."""
+        shrunk = self.model_copy(update={"message": self.message[:1024]})
+        for update in ({}, {"message": self.message[:256]}, {"evaluation": []}, {"figures": {}}, {"message": ""}):
+            shrunk = shrunk.model_copy(update=update)
+            data = shrunk.model_dump_json(by_alias=True, exclude_none=True).encode()
+            if len(data) <= TERMINATION_MESSAGE_BYTES:
+                return data
+        raise ValueError("termination message can't be made to fit")
