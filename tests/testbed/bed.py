@@ -1,0 +1,126 @@
+"""Brings a bed up, finds out what runs, and takes it down; one at a time per user."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed import controlplane, teardown
+from testbed.binaries import require
+from testbed.errors import BedError, InvalidState
+from testbed.kubeapi import KubeApi, Kubectl
+from testbed.paths import Paths
+from testbed.processes import Daemons
+from testbed.progress import Progress
+from testbed.state import BedState, Profile, choose_ports, host_address, load
+from testbed.versions import CONTROL_PLANE
+
+_CONTROL_PLANE_DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager")
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A cluster to test against. `own` is False for a given kubeconfig or kind: those are not ours to restart."""
+
+    kubeconfig: Path
+    profile: Profile
+    kubectl_binary: Path
+    paths: Paths
+    own: bool = True
+
+    @property
+    def kubectl(self) -> Kubectl:
+        """kubectl of the bed's version, logged in as admin."""
+        return Kubectl(self.kubectl_binary, self.kubeconfig)
+
+
+def ensure(profile: Profile | str = Profile.CONTROL_PLANE, progress: Progress | None = None) -> Bed:
+    """A running bed that covers the profile; brings it up when there is none.
+
+    `TESTBED_KUBECONFIG` names an existing cluster to use instead.
+    """
+    wanted = Profile(profile)
+    progress = progress or Progress()
+    paths = Paths.default()
+    if given := os.environ.get("TESTBED_KUBECONFIG"):
+        return _given(Path(given), wanted, paths, progress)
+    with _locked(paths):
+        return up(wanted, paths, progress)
+
+
+def _given(kubeconfig: Path, profile: Profile, paths: Paths, progress: Progress) -> Bed:
+    if not kubeconfig.is_file():
+        raise BedError(f"TESTBED_KUBECONFIG={kubeconfig} is not a file; unset it or name a kubeconfig")
+    kubectl = require(["kubectl"], paths, progress)["kubectl"]
+    return Bed(kubeconfig, profile, kubectl, paths, own=False)
+
+
+@contextmanager
+def _locked(paths: Paths) -> Iterator[None]:
+    """Only one process at a time changes the bed; others wait for it."""
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with paths.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def up(wanted: Profile, paths: Paths, progress: Progress) -> Bed:
+    """Bring the bed up to the wanted profile; instant when it is. Cleans up first after a crash."""
+    daemons = Daemons(paths.daemons, paths.logs)
+    try:
+        state = load(paths.state)
+    except InvalidState:
+        state = None
+    if state is None or not healthy(state, paths, daemons):
+        if paths.bed.exists():
+            progress.say("cleaning up after a bed that has ended")
+            teardown.down(paths, progress)
+        state = _start_control_plane(paths, daemons, progress)
+    kubectl = require(["kubectl"], paths, progress)["kubectl"]
+    return Bed(paths.kubeconfig, state.profile, kubectl, paths)
+
+
+def healthy(state: BedState, paths: Paths, daemons: Daemons) -> bool:
+    """Whether everything that the recorded profile needs runs, and the API answers."""
+    return (
+        state.complete
+        and all(daemons.running(name) for name in _CONTROL_PLANE_DAEMONS)
+        and KubeApi(state.ports.api, paths.pki).ready()
+    )
+
+
+def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
+    binaries = require(CONTROL_PLANE, paths, progress)
+    state = BedState(
+        profile=Profile.CONTROL_PLANE, complete=False, ports=choose_ports(), node_ip=host_address()
+    )
+    state.save(paths.state)
+    progress.say("starting the control plane")
+    controlplane.start(paths, state, daemons, binaries, progress)
+    state = state.model_copy(update={"complete": True})
+    state.save(paths.state)
+    return state
+
+
+def down() -> None:
+    """Take the bed down."""
+    paths = Paths.default()
+    with _locked(paths):
+        teardown.down(paths, Progress())
+
+
+def status() -> list[str]:
+    """What runs, one line each; empty when there is no bed."""
+    paths = Paths.default()
+    daemons = Daemons(paths.daemons, paths.logs)
+    state = load(paths.state)
+    if state is None:
+        return []
+    lines = [f"profile {state.profile}, kubeconfig {paths.kubeconfig}"]
+    for record in daemons.records():
+        lines.append(f"{record.name}: {'running' if daemons.running(record.name) else 'ended'}, pid {record.pid}")
+    return lines
