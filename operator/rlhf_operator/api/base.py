@@ -1,0 +1,277 @@
+"""The ground under every API type: model base, admission rules, and the bounded scalar types. No kind lives here."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+GROUP = "rlhf.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+_ACRONYMS = frozenset({"kl", "gpu", "url"})
+
+
+def to_camel(name: str) -> str:
+    """`max_gpu_hours` -> `maxGPUHours`: Kubernetes' spelling, where an acronym after the first word stays whole."""
+    first, *rest = [part for part in name.split("_") if part]
+    return first + "".join(part.upper() if part in _ACRONYMS else part.capitalize() for part in rest)
+
+
+class Rule(NamedTuple):
+    """One CEL rule of a type: what must hold, and the words a user reads when it does not."""
+
+    rule: str
+    message: str
+    field_path: str | None = None
+    message_expression: str | None = None
+
+    def as_schema(self) -> dict[str, Any]:
+        """The entry of `x-kubernetes-validations`."""
+        entry: dict[str, Any] = {"rule": self.rule, "message": self.message}
+        if self.message_expression is not None:
+            entry["messageExpression"] = self.message_expression
+        if self.field_path is not None:
+            entry["fieldPath"] = self.field_path
+        return entry
+
+
+class Model(BaseModel):
+    """Base of every spec type: camelCase outside, snake_case inside, immutable, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """CEL rules of this type; a subclass's come after its bases'."""
+    one_of: ClassVar[tuple[str, ...]] = ()
+    """Python names of the fields of which exactly one must be set."""
+
+    def dump(self) -> dict[str, Any]:
+        """The JSON form as Kubernetes has it: camelCase, without unset fields."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    @classmethod
+    def all_rules(cls) -> tuple[Rule, ...]:
+        """The rules of this type and its bases, the one-of rule first."""
+        found: list[Rule] = []
+        if cls.one_of:
+            found.append(one_of_rule(cls.one_of))
+        for base in reversed(cls.__mro__):
+            found.extend(rule for rule in base.__dict__.get("rules", ()) if rule not in found)
+        return tuple(found)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if self.one_of and sum(getattr(self, name) is not None for name in self.one_of) != 1:
+            raise ValueError(one_of_rule(self.one_of).message)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        result = handler(schema)
+        rules = [rule.as_schema() for rule in cls.all_rules()]
+        if rules:
+            handler.resolve_ref_schema(result)["x-kubernetes-validations"] = rules
+        return result
+
+
+class StatusModel(Model):
+    """Base of every status type: tolerant, because a status that can't be read or written blocks its object."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def one_of_rule(names: tuple[str, ...]) -> Rule:
+    """Exactly one of the named fields is set; the message names the choices."""
+    fields = [to_camel(name) for name in names]
+    count = " + ".join(f"(has(self.{cel_name(field)}) ? 1 : 0)" for field in fields)
+    return Rule(f"{count} == 1", f"set exactly one of {', '.join(fields)}")
+
+
+def cel_name(field: str) -> str:
+    """A field's name inside CEL, where Kubernetes escapes the language's own words."""
+    return f"__{field}__" if field in _CEL_WORDS else field
+
+
+_CEL_WORDS = frozenset(
+    "true false null in as break const continue else for function if import let loop package namespace return var "
+    "void while".split()
+)
+
+_DURATION = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
+_DURATION_PART = re.compile(r"([0-9]{1,5})(ms|h|m|s)")
+_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+class Duration(str):
+    """A GEP-2257 duration such as `1h30m` or `500ms`; `.seconds` is its length."""
+
+    __slots__ = ()
+
+    @property
+    def seconds(self) -> float:
+        """The length in seconds."""
+        return sum(int(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(self))
+
+    @property
+    def timedelta(self) -> timedelta:
+        """The length as a timedelta."""
+        return timedelta(seconds=self.seconds)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls,
+            core_schema.str_schema(pattern=_DURATION, max_length=32),
+            serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
+        )
+
+
+def _relative(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("must be relative and must not contain '..'")
+    return path
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_RELATIVE_PATH = Rule(
+    "!self.startsWith('/') && !self.split('/').exists(part, part == '..')",
+    "must be a path inside the source: relative, without '..'",
+)
+
+_QUANTITY = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+
+
+def _quantity_schema(schema: dict[str, Any]) -> None:
+    schema.clear()
+    schema.update(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": _QUANTITY,
+            "maxLength": 64,
+        }
+    )
+
+
+def _one_or_many_schema(schema: dict[str, Any]) -> None:
+    # A structural schema has no "string or list": the type stays open, and impossible bounds refuse the other types.
+    description = schema.get("description")
+    schema.clear()
+    schema.update(
+        {
+            "x-kubernetes-preserve-unknown-fields": True,
+            "minLength": 1,
+            "maxLength": 253,
+            "minItems": 1,
+            "maxItems": 16,
+            "minimum": 1,
+            "maximum": 0,
+            "minProperties": 1,
+            "maxProperties": 0,
+        }
+    )
+    if description is not None:
+        schema["description"] = description
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_text),
+    StringConstraints(pattern=_QUANTITY, max_length=64),
+    Field(json_schema_extra=_quantity_schema),
+]
+"""A Kubernetes quantity; a plain integer is taken too and read as its text."""
+
+ObjectName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
+]
+"""The name of a Kubernetes object (a DNS subdomain)."""
+
+EntryName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=40)]
+"""The name of an entry in a list that is keyed by name (a short DNS label)."""
+
+Key = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)]
+"""A key of a ConfigMap or Secret."""
+
+Column = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+"""The name of a column of a data set."""
+
+ColumnOrColumns = Annotated[
+    Column | Annotated[list[Column], Field(min_length=1, max_length=16)],
+    Field(json_schema_extra=_one_or_many_schema),
+]
+"""One column, or several that are joined by a blank line."""
+
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+"""A short free text."""
+
+RelativePath = Annotated[
+    str,
+    StringConstraints(max_length=512),
+    AfterValidator(_relative),
+    Field(json_schema_extra={"x-kubernetes-validations": [_RELATIVE_PATH.as_schema()]}),
+]
+"""A path inside a source: relative, never upwards."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
+"""A SHA-256 digest: `sha256:` and 64 hex digits."""
+
+HTTPURL = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+([/?#]\S*)?$", max_length=1024)]
+"""An http or https URL."""
+
+ImageRef = Annotated[str, StringConstraints(pattern=r"^[^\s]+$", min_length=1, max_length=512)]
+"""A container image reference."""
+
+DecimalText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?$", max_length=20)]
+"""A non-negative decimal number as text, so that money is never a float."""
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+"""A share between 0 and 1."""
+
+Percent = Annotated[int, Field(ge=0, le=100)]
+"""A percentage between 0 and 100."""
+
+OpenObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+"""An object whose fields are passed on as they are."""
+
+Time = AwareDatetime
+"""A point in time (RFC 3339)."""
+
+
+def immutable_rules(fields: tuple[str, ...], advice: str) -> tuple[Rule, ...]:
+    """Transition rules: none of the fields (CRD names) may be set, changed or removed after creation."""
+    return tuple(
+        Rule(
+            f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+            f"{field} can't be changed: {advice}",
+            field_path=f".{field}",
+        )
+        for field, name in ((field, cel_name(field)) for field in fields)
+    )

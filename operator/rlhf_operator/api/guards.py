@@ -1,0 +1,131 @@
+"""Guards of an RLHFJob: limits on figures, and what happens when one is passed. Measuring is in rlhf_trainer."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from .base import EntryName, Model, Rate, Rule, immutable_rules, to_camel
+
+
+class GuardAction(StrEnum):
+    """What a guard does once its limit was passed for `patience` steps."""
+
+    STOP = "Stop"
+    WARN = "Warn"
+    OFF = "Off"
+
+
+class KLGuard(Model):
+    """The policy has moved too far from the reference model."""
+
+    max: Annotated[float, Field(gt=0, le=100_000)]
+    """Highest KL, in nats per response."""
+
+
+class SlowConvergenceGuard(Model):
+    """The policy does not move."""
+
+    min_kl: Annotated[float, Field(gt=0, le=100_000)]
+    """Lowest KL, in nats per response."""
+
+
+class EntropyGuard(Model):
+    """The policy has collapsed onto few texts."""
+
+    min: Annotated[float, Field(ge=0, le=100)]
+    """Lowest mean entropy, in nats per token."""
+
+
+class RewardHackingGuard(Model):
+    """The reward rises while quality falls."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.drop) || has(self.monitor)",
+            "drop is measured on a monitor: name one in monitor",
+        ),
+        Rule(
+            "has(self.monitor) || has(self.minDistinctN) || has(self.maxLengthRatio)",
+            "set monitor, minDistinctN or maxLengthRatio: there is nothing else to see reward hacking by",
+        ),
+    )
+
+    monitor: EntryName | None = None
+    """Monitor that must not fall while the reward rises."""
+    drop: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """How far the monitor may fall below its best mean (default 0.1)."""
+    min_distinct_n: Rate | None = None
+    """Lowest share of distinct n-grams in a batch."""
+    max_length_ratio: Annotated[float, Field(gt=1, le=1000)] | None = None
+    """Highest mean length of responses, as a multiple of the reference model's."""
+
+
+class RewardSaturationGuard(Model):
+    """Most rewards sit at their bound, so that nothing is left to learn from."""
+
+    max_share_at_bound: Annotated[float, Field(gt=0, le=1)]
+    """Highest share of scores at a bound."""
+
+
+class AllMaskedGuard(Model):
+    """Every response of a batch was left out of the loss."""
+
+
+class LogProbDriftGuard(Model):
+    """Sampler and trainer disagree about log-probabilities."""
+
+    max: Annotated[float, Field(gt=0, le=1000)]
+    """Highest mean absolute difference, in nats per token."""
+
+
+class NonFiniteGuard(Model):
+    """A loss, gradient or reward is not a finite number."""
+
+
+class Guard(Model):
+    """A limit on one figure. An entry replaces the default guard of the same name."""
+
+    one_of: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "slow_convergence",
+        "entropy",
+        "reward_hacking",
+        "reward_saturation",
+        "all_masked",
+        "log_prob_drift",
+        "non_finite",
+    )
+    rules: ClassVar[tuple[Rule, ...]] = immutable_rules(
+        ("patience", *(to_camel(name) for name in one_of)),
+        "of a guard only action may change; create a new RLHFJob for other limits",
+    )
+
+    name: EntryName
+    """Name of the guard, unique in the list."""
+    kl: KLGuard | None = None
+    """Stops a policy that moves too far."""
+    slow_convergence: SlowConvergenceGuard | None = None
+    """Notices a policy that does not move."""
+    entropy: EntropyGuard | None = None
+    """Notices a collapse."""
+    reward_hacking: RewardHackingGuard | None = None
+    """Notices rewards that rise while quality falls."""
+    reward_saturation: RewardSaturationGuard | None = None
+    """Notices rewards at their bound."""
+    all_masked: AllMaskedGuard | None = None
+    """Notices a batch without a loss."""
+    log_prob_drift: LogProbDriftGuard | None = None
+    """Notices a sampler that differs from the trainer."""
+    non_finite: NonFiniteGuard | None = None
+    """Notices NaN and infinity."""
+    patience: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Steps in a row that must pass the limit."""
+    action: GuardAction = GuardAction.STOP
+    """Stop ends the run as failed, Warn says so in status and events, Off does nothing. May be changed at any time."""
+
+
+DEFAULT_GUARDS: tuple[Guard, ...] = (Guard(name="finite", non_finite=NonFiniteGuard()),)
+"""Guards of every run, unless an entry of the same name replaces them."""
