@@ -24,7 +24,7 @@ class Progress(StatusModel):
     eta_seconds: int | None = None
     """Expected time until the last step, in seconds."""
     updated_at: Time | None = None
-    """When the trainer measured this."""
+    """When the operator first read these figures."""
 
 
 class CheckpointStatus(StatusModel):
@@ -128,6 +128,8 @@ class CostStatus(StatusModel):
 
     gpu_hours: float | None = None
     """GPU hours over all attempts."""
+    ended_gpu_hours: float | None = None
+    """The part of them that belongs to attempts that have ended."""
     amount: str | None = None
     """Money, by budget.pricePerGPUHour."""
 
