@@ -1,0 +1,1 @@
+"""What controllers share and what they are: names, intents, protocols. Pure."""

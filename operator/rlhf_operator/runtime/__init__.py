@@ -1,0 +1,1 @@
+"""The shell around the controllers: queue, Lease, execution of plans, probes, metrics."""

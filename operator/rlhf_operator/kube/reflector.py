@@ -1,0 +1,208 @@
+"""Keeps one store true to the cluster: list, then watch, then list again when the server forgot where we were."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_operator.common.resources import Resource
+from rlhf_operator.errors import Forbidden, Gone, KubeError, NotFound, TimedOut
+from rlhf_operator.kube.client import KubeClient, error_of_status
+from rlhf_operator.kube.store import Entry, ObjectKey, Store
+
+logger = logging.getLogger(__name__)
+
+OnChange = Callable[[Resource, ObjectKey, Entry], None]
+_FIRST_BACKOFF_SECONDS = 0.5
+_LONGEST_BACKOFF_SECONDS = 30.0
+
+
+class WatchState(enum.Enum):
+    """What is known of one watch."""
+
+    STARTING = "Starting"
+    WATCHING = "Watching"
+    FORBIDDEN = "Forbidden"
+    ABSENT = "Absent"
+    UNREACHABLE = "Unreachable"
+    SILENT = "Silent"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTimes:
+    """How long a watch may last, and how long it may say nothing. Seconds."""
+
+    timeout: int = 290
+    silence: float = 100.0
+    unhealthy: float = 240.0
+
+
+class Reflector:
+    """One list+watch. Never gives up; says in `state` and `problem` what is wrong meanwhile."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        store: Store,
+        *,
+        namespace: str | None,
+        selector: str | None,
+        optional: bool,
+        on_change: OnChange,
+        on_state: Callable[[Reflector], None],
+        times: WatchTimes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.resource = store.resource
+        self.namespace = namespace
+        self.optional = optional
+        self.state = WatchState.STARTING
+        self.problem = ""
+        self.listed = False
+        self._client = client
+        self._store = store
+        self._selector = selector
+        self._on_change = on_change
+        self._on_state = on_state
+        self._times = times
+        self._clock = clock
+        self._heard_at = clock()
+        self._failures = 0
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the server last said anything, a bookmark or a fresh list included."""
+        return self._clock() - self._heard_at
+
+    @property
+    def usable(self) -> bool:
+        """Whether the store may be believed: filled, and heard of not too long ago."""
+        return self.listed and self.age_seconds <= self._times.unhealthy
+
+    @property
+    def hung(self) -> bool:
+        """Silent for too long though nothing refuses us: what a new process might cure."""
+        silent = self.state in (WatchState.WATCHING, WatchState.SILENT, WatchState.STARTING)
+        return silent and self.age_seconds > self._times.unhealthy
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        version: str | None = None
+        while True:
+            try:
+                if version is None:
+                    version = await self._list()
+                version = await self._watch(version)
+            except Gone as error:
+                logger.info("watch of %s: %s; listing again", self.resource, error)
+                version = None
+            except NotFound:
+                # The API itself is not there: whatever comes back later starts from nothing.
+                version = None
+                self.listed = False
+                self._set(WatchState.ABSENT, f"the API {self.resource.api_version} {self.resource.plural} is absent")
+                await self._pause()
+            except Forbidden as error:
+                self._set(WatchState.FORBIDDEN, f"no permission to list and watch {self._where()}: {error.message}")
+                await self._pause()
+            except TimedOut as error:
+                self._set(WatchState.SILENT, f"watch of {self._where()} is silent: {error}")
+                await self._pause()
+            except KubeError as error:
+                self._set(WatchState.UNREACHABLE, f"watch of {self._where()}: {error}")
+                await self._pause()
+
+    async def _list(self) -> str:
+        """Replace the store's content by a whole list; returns the version to watch from."""
+        listed: set[ObjectKey] = set()
+        token: str | None = None
+        while True:
+            page = await self._client.list_page(self.resource, self.namespace, self._selector, token)
+            self._heard_at = self._clock()
+            for item in page.get("items") or ():
+                metadata = item["metadata"]
+                listed.add((metadata.get("namespace") or "", metadata["name"]))
+                self._take(item)
+            token = page["metadata"].get("continue")
+            if not token:
+                break
+        version: str = page["metadata"]["resourceVersion"]
+        for key in self._store.missing_from(listed, int(version), self.namespace):
+            known = self._store.entry(key)
+            if known is not None and self._store.remove(key, known.uid) is not None:
+                self._on_change(self.resource, key, known)
+        self.listed = True
+        self._failures = 0
+        self._set(WatchState.WATCHING, "")
+        return version
+
+    async def _watch(self, version: str) -> str:
+        """Follow one watch to its end; returns the version to go on from."""
+        # A watch that ends at once, again and again, must not become a busy loop.
+        began = self._clock()
+        events = self._client.watch(
+            self.resource,
+            self.namespace,
+            version,
+            self._selector,
+            timeout_seconds=self._times.timeout,
+            silence_seconds=self._times.silence,
+        )
+        async for batch in events:
+            self._heard_at = self._clock()
+            self._failures = 0
+            self._set(WatchState.WATCHING, "")
+            for event in batch:
+                version = self._event(event, version)
+        if self._clock() - began < 0.5:
+            await asyncio.sleep(0.5)
+        return version
+
+    def _event(self, event: dict[str, Any], version: str) -> str:
+        obj = event["object"]
+        kind = event["type"]
+        if kind == "ERROR":
+            raise error_of_status(obj)
+        metadata = obj["metadata"]
+        if kind == "DELETED":
+            key = (metadata.get("namespace") or "", metadata["name"])
+            known = self._store.remove(key, metadata["uid"])
+            if known is not None:
+                self._on_change(self.resource, key, known)
+        elif kind != "BOOKMARK":
+            self._take(obj)
+        found: str = metadata["resourceVersion"]
+        return found
+
+    def _take(self, obj: dict[str, Any]) -> None:
+        metadata = obj["metadata"]
+        entry = self._store.upsert(obj)
+        if entry is not None:
+            self._on_change(self.resource, (metadata.get("namespace") or "", metadata["name"]), entry)
+
+    def _set(self, state: WatchState, problem: str) -> None:
+        changed = state is not self.state
+        self.state, self.problem = state, problem
+        if not changed:
+            return
+        if problem and not (self.optional and state is WatchState.ABSENT):
+            logger.warning("%s; keeps trying, other watches go on", problem)
+        elif not problem:
+            logger.info("watching %s", self._where())
+        self._on_state(self)
+
+    def _where(self) -> str:
+        return f"{self.resource} in namespace {self.namespace}" if self.namespace else f"{self.resource}"
+
+    async def _pause(self) -> None:
+        """Double the wait at each failure in a row, with jitter."""
+        seconds = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        await asyncio.sleep(seconds * self._random.uniform(0.75, 1.25))

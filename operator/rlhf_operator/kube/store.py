@@ -1,0 +1,166 @@
+"""What is known of one resource: objects as JSON bytes, indexed by owner. Filled by a reflector and by our own writes.
+
+Objects are kept encoded and decoded for each reader: a third of the memory of decoded ones, and no reader can change
+what another sees. Of managedFields only our own entry is kept: it tells whether an apply would change anything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from rlhf_operator.common.intents import FIELD_MANAGER, OWNER_KIND_LABEL, OWNER_NAME_LABEL
+from rlhf_operator.common.resources import Resource
+
+ObjectKey = tuple[str, str]
+"""Namespace (empty for cluster-scoped objects) and name."""
+
+_REMEMBERED_DELETIONS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object and what is asked of it often enough to be kept decoded."""
+
+    raw: bytes
+    version: int
+    uid: str
+    owners: tuple[str, ...]
+    owner_kind: str | None
+    owner_name: str | None
+    category: str
+
+
+class Store:
+    """Objects of one resource. Versions only ever go up, whichever of watch, list and own write comes first."""
+
+    def __init__(self, resource: Resource, categorise: Callable[[Mapping[str, Any]], str] | None = None) -> None:
+        self.resource = resource
+        self.categories: Counter[str] = Counter()
+        self._categorise = categorise
+        self._entries: dict[ObjectKey, Entry] = {}
+        self._by_owner: dict[str, set[ObjectKey]] = {}
+        self._by_uid: dict[str, ObjectKey] = {}
+        self._deleted: set[str] = set()
+        self._deleted_order: deque[str] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keys(self) -> Iterator[ObjectKey]:
+        """All keys, in no order."""
+        return iter(tuple(self._entries))
+
+    def entry(self, key: ObjectKey) -> Entry | None:
+        """The entry as it is kept."""
+        return self._entries.get(key)
+
+    def get(self, key: ObjectKey) -> dict[str, Any] | None:
+        """A copy of the object, without managedFields."""
+        entry = self._entries.get(key)
+        return None if entry is None else decode(entry)
+
+    def owned(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        """Copies of all objects with an owner reference to this uid, oldest first."""
+        keys = self._by_owner.get(uid, ())
+        found = [decode(self._entries[key]) for key in keys if key[0] == namespace]
+        return sorted(found, key=lambda o: (o["metadata"].get("creationTimestamp") or "", o["metadata"]["name"]))
+
+    def by_uid(self, uid: str) -> Entry | None:
+        """The entry that has this uid."""
+        key = self._by_uid.get(uid)
+        return None if key is None else self._entries.get(key)
+
+    def upsert(self, obj: dict[str, Any]) -> Entry | None:
+        """Take a version in; None when it is not newer than the known one, or known to be deleted."""
+        entry, key = self._encode(obj)
+        known = self._entries.get(key)
+        if entry.uid in self._deleted or (known is not None and known.version >= entry.version):
+            return None
+        if known is not None:
+            self._forget(key, known)
+        self._entries[key] = entry
+        self._by_uid[entry.uid] = key
+        self.categories[entry.category] += 1
+        for owner in entry.owners:
+            self._by_owner.setdefault(owner, set()).add(key)
+        return entry
+
+    def remove(self, key: ObjectKey, uid: str) -> Entry | None:
+        """Forget a deleted object for good; returns what was known of it."""
+        self._remember_deletion(uid)
+        known = self._entries.get(key)
+        if known is None or known.uid != uid:
+            return None
+        del self._entries[key]
+        self._forget(key, known)
+        return known
+
+    def missing_from(self, listed: set[ObjectKey], version: int, namespace: str | None) -> list[ObjectKey]:
+        """Keys that a complete list at this version lacks. What we wrote after the list was made is not missing."""
+        return [
+            key
+            for key, entry in self._entries.items()
+            if key not in listed and entry.version <= version and (namespace is None or key[0] == namespace)
+        ]
+
+    def _encode(self, obj: dict[str, Any]) -> tuple[Entry, ObjectKey]:
+        metadata = obj["metadata"]
+        # List items lack both; readers get whole objects.
+        obj.setdefault("apiVersion", self.resource.api_version)
+        obj.setdefault("kind", self.resource.kind)
+        fields = metadata.pop("managedFields", None)
+        if fields:
+            ours = [f for f in fields if f.get("manager") == FIELD_MANAGER and not f.get("subresource")]
+            if ours:
+                metadata["managedFields"] = ours
+        labels = metadata.get("labels") or {}
+        entry = Entry(
+            raw=orjson.dumps(obj),
+            version=int(metadata["resourceVersion"]),
+            uid=metadata["uid"],
+            owners=tuple(reference["uid"] for reference in metadata.get("ownerReferences") or ()),
+            owner_kind=labels.get(OWNER_KIND_LABEL),
+            owner_name=labels.get(OWNER_NAME_LABEL),
+            category=self._categorise(obj) if self._categorise else "",
+        )
+        return entry, (metadata.get("namespace") or "", metadata["name"])
+
+    def _forget(self, key: ObjectKey, entry: Entry) -> None:
+        self.categories[entry.category] -= 1
+        self._by_uid.pop(entry.uid, None)
+        for owner in entry.owners:
+            siblings = self._by_owner.get(owner)
+            if siblings is not None:
+                siblings.discard(key)
+                if not siblings:
+                    del self._by_owner[owner]
+
+    def _remember_deletion(self, uid: str) -> None:
+        if uid in self._deleted:
+            return
+        self._deleted.add(uid)
+        self._deleted_order.append(uid)
+        if len(self._deleted_order) > _REMEMBERED_DELETIONS:
+            self._deleted.discard(self._deleted_order.popleft())
+
+
+def decode(entry: Entry) -> dict[str, Any]:
+    """A copy of the object, without managedFields."""
+    obj: dict[str, Any] = orjson.loads(entry.raw)
+    obj["metadata"].pop("managedFields", None)
+    return obj
+
+
+def own_fields(entry: Entry) -> list[Mapping[str, Any]]:
+    """The `fieldsV1` that are ours, by creation or by apply; empty for an object that we never wrote."""
+    return [f.get("fieldsV1") or {} for f in orjson.loads(entry.raw)["metadata"].get("managedFields") or ()]
+
+
+def keys_of(objects: Iterable[Mapping[str, Any]]) -> set[ObjectKey]:
+    """Namespace and name of each."""
+    return {(o["metadata"].get("namespace") or "", o["metadata"]["name"]) for o in objects}

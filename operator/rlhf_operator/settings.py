@@ -1,0 +1,128 @@
+"""The operator's settings: environment variables with the prefix RLHF_OPERATOR_. Nothing else reads it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rlhf_operator.common.intents import OperatorDefaults
+from rlhf_operator.errors import SettingsInvalid
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def _own_namespace() -> str:
+    """The namespace of the pod this process runs in; `default` outside a cluster."""
+    try:
+        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"
+
+
+def _identity() -> str:
+    """Unique per process: a restarted pod keeps its host name, and must not take its own old Lease for held."""
+    return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set from outside, with its unit in its name."""
+
+    model_config = SettingsConfigDict(env_prefix="RLHF_OPERATOR_", extra="ignore", frozen=True)
+
+    namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated list of namespaces to serve; empty serves the whole cluster."""
+    kinds: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated kinds to serve; empty serves every kind that this version has a controller for."""
+    kubeconfig: Path | None = None
+    """Kubeconfig file; without it the pod's service account, then $KUBECONFIG, then ~/.kube/config."""
+
+    trainer_image: str = "ghcr.io/rlhf-operator/trainer:0.1.0"
+    """Image of training pods that name none in their template."""
+    trainer_image_pull_policy: str = Field(default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$")
+    progress_interval_seconds: float = Field(default=15.0, gt=0, le=3600)
+    """How often a running job is asked for its progress."""
+    kueue_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """How long a queued Job may be without a Workload before KueueNotResponding is said."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated hosts outside the cluster that texts may be sent to."""
+    hub_access: bool = False
+    """Whether models and datasets may be fetched from the hub."""
+
+    workers: int = Field(default=16, ge=1, le=256)
+    """Reconciles at one time, over all kinds."""
+    drain_seconds: float = Field(default=10.0, ge=0, le=300)
+    """How long reconciles may finish after SIGTERM."""
+    backoff_base_seconds: float = Field(default=0.5, gt=0, le=60)
+    backoff_max_seconds: float = Field(default=300.0, gt=0, le=3600)
+
+    watch_timeout_seconds: int = Field(default=290, ge=1, le=3600)
+    """How long the server keeps one watch open before it is renewed."""
+    watch_silence_seconds: float = Field(default=100.0, gt=0)
+    """A watch without a byte for so long is broken off and begun again; the server sends a bookmark every minute."""
+    watch_unhealthy_seconds: float = Field(default=240.0, gt=0)
+    """A watch that heard nothing for so long, renewals included, turns readiness and liveness red."""
+
+    leader_election: bool = True
+    lease_name: str = "rlhf-operator"
+    lease_namespace: str = Field(default_factory=_own_namespace)
+    lease_duration_seconds: int = Field(default=15, ge=1, le=600)
+    """How long others wait after the last renewal before they take over."""
+    lease_renew_deadline_seconds: float = Field(default=10.0, gt=0)
+    """How long the leader keeps trying to renew before it ends itself."""
+    lease_retry_seconds: float = Field(default=2.0, gt=0)
+    identity: str = Field(default_factory=_identity)
+
+    health_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
+    health_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of /healthz, /readyz and /metrics; 0 picks a free one and logs it."""
+    health_port_file: Path | None = None
+    """Where the port that was picked is written, for those who asked for 0."""
+
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @field_validator("namespaces", "kinds", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Self:
+        # The leader must have given up before another may begin.
+        if not self.lease_retry_seconds < self.lease_renew_deadline_seconds < self.lease_duration_seconds:
+            raise ValueError(
+                "lease_retry_seconds < lease_renew_deadline_seconds < lease_duration_seconds must hold: "
+                f"{self.lease_retry_seconds} < {self.lease_renew_deadline_seconds} < {self.lease_duration_seconds}"
+            )
+        if self.watch_unhealthy_seconds <= self.watch_silence_seconds:
+            raise ValueError("watch_unhealthy_seconds must be longer than watch_silence_seconds")
+        return self
+
+    def defaults(self) -> OperatorDefaults:
+        """The part that controllers render from."""
+        return OperatorDefaults(
+            trainer_image=self.trainer_image,
+            trainer_image_pull_policy=self.trainer_image_pull_policy,
+            progress_interval_seconds=self.progress_interval_seconds,
+            kueue_timeout_seconds=self.kueue_timeout_seconds,
+            allowed_hosts=self.allowed_hosts,
+            hub_access=self.hub_access,
+        )
+
+
+def load_settings() -> Settings:
+    """Settings from the environment. Raises SettingsInvalid with the variables by name."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"RLHF_OPERATOR_{'_'.join(map(str, item['loc'])).upper() or '*'}: {item['msg']}" for item in error.errors()
+        ]
+        raise SettingsInvalid("; ".join(lines)) from error
