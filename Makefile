@@ -45,7 +45,7 @@ lint: setup ## ruff, mypy and the layers between packages
 
 .PHONY: generate
 generate: setup ## CRDs and quickstart data from their sources
-	@$(PY) -m rlhf_operator.api.crd
+	@$(PY) -m rlhf_operator.api.crd --write
 	@$(PY) -m demo.generate
 
 .PHONY: verify
