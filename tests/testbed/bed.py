@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed import controlplane, teardown
+from testbed import controlplane, host, node, teardown
+from testbed.addons import install
 from testbed.binaries import require
-from testbed.errors import BedError, InvalidState
+from testbed.errors import BedError, InvalidStateError
 from testbed.kubeapi import KubeApi, Kubectl
 from testbed.paths import Paths
 from testbed.processes import Daemons
 from testbed.progress import Progress
 from testbed.state import BedState, Profile, choose_ports, host_address, load
-from testbed.versions import CONTROL_PLANE
+from testbed.versions import CONTROL_PLANE, NODE, SYSTEM_PACKAGES
 
 _CONTROL_PLANE_DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager")
+_NODE_DAEMONS = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "volumes")
 
 
 @dataclass(frozen=True)
@@ -70,27 +72,38 @@ def _locked(paths: Paths) -> Iterator[None]:
 
 def up(wanted: Profile, paths: Paths, progress: Progress) -> Bed:
     """Bring the bed up to the wanted profile; instant when it is. Cleans up first after a crash."""
+    if wanted is Profile.NODE:
+        host.require_root()
     daemons = Daemons(paths.daemons, paths.logs)
     try:
         state = load(paths.state)
-    except InvalidState:
+    except InvalidStateError:
         state = None
-    if state is None or not healthy(state, paths, daemons):
+    if state is None or not control_plane_healthy(state, paths, daemons):
         if paths.bed.exists():
             progress.say("cleaning up after a bed that has ended")
             teardown.down(paths, progress)
         state = _start_control_plane(paths, daemons, progress)
+    elif state.profile is Profile.NODE and not node_healthy(state, daemons):
+        progress.say("cleaning up after a node that has ended")
+        teardown.node_down(paths, progress)
+        state = _completed(state.model_copy(update={"profile": Profile.CONTROL_PLANE}), paths)
+    if not state.profile.covers(wanted):
+        state = _add_node(state, paths, daemons, progress)
     kubectl = require(["kubectl"], paths, progress)["kubectl"]
     return Bed(paths.kubeconfig, state.profile, kubectl, paths)
 
 
-def healthy(state: BedState, paths: Paths, daemons: Daemons) -> bool:
-    """Whether everything that the recorded profile needs runs, and the API answers."""
-    return (
-        state.complete
-        and all(daemons.running(name) for name in _CONTROL_PLANE_DAEMONS)
-        and KubeApi(state.ports.api, paths.pki).ready()
-    )
+def control_plane_healthy(state: BedState, paths: Paths, daemons: Daemons) -> bool:
+    """Whether the control plane was started whole, runs, and answers."""
+    started = state.complete or state.profile is Profile.NODE
+    running = all(daemons.running(name) for name in _CONTROL_PLANE_DAEMONS)
+    return started and running and KubeApi(state.ports.api, paths.pki).ready()
+
+
+def node_healthy(state: BedState, daemons: Daemons) -> bool:
+    """Whether the node was started whole and its daemons run."""
+    return state.complete and all(daemons.running(name) for name in _NODE_DAEMONS)
 
 
 def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
@@ -101,6 +114,22 @@ def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> 
     state.save(paths.state)
     progress.say("starting the control plane")
     controlplane.start(paths, state, daemons, binaries, progress)
+    return _completed(state, paths)
+
+
+def _add_node(state: BedState, paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
+    """Add the node to a running control plane. What fails halfway is found incomplete and cleaned by the next `up`."""
+    host.require_packages(SYSTEM_PACKAGES, progress)
+    binaries = require((*CONTROL_PLANE, *NODE), paths, progress)
+    state = state.model_copy(update={"profile": Profile.NODE, "complete": False})
+    state.save(paths.state)
+    progress.say("starting the node")
+    node.start(paths, state, daemons, binaries, progress)
+    install(paths, state, daemons, binaries, progress)
+    return _completed(state, paths)
+
+
+def _completed(state: BedState, paths: Paths) -> BedState:
     state = state.model_copy(update={"complete": True})
     state.save(paths.state)
     return state

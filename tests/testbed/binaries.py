@@ -12,7 +12,7 @@ from pathlib import Path
 
 from testbed import gobuild
 from testbed.download import fetch
-from testbed.errors import BinaryUnavailable
+from testbed.errors import BinaryUnavailableError
 from testbed.paths import Paths
 from testbed.progress import Progress
 from testbed.versions import TOOLS, Download, Tool
@@ -30,7 +30,7 @@ def require(
 ) -> dict[str, Path]:
     """Paths of the named binaries; what is missing is downloaded, or built when no publisher can be reached.
 
-    Raises BinaryUnavailable or BuildFailed.
+    Raises BinaryUnavailableError or BuildFailedError.
     """
     tools = [TOOLS[name] for name in dict.fromkeys(names)]
     found = {tool.name: path for tool in tools if (path := locate(tool, paths)) is not None}
@@ -87,7 +87,7 @@ def _download(missing: Sequence[Tool], paths: Paths, progress: Progress, fetch_f
             return tool
         try:
             fetch_file(tool.download, cached(tool, paths))
-        except BinaryUnavailable as error:
+        except BinaryUnavailableError as error:
             progress.say(f"no download of {tool.name} {tool.version}: {error}")
             return tool
         progress.say(f"downloaded {tool.name} {tool.version}, checksum verified")

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from testbed.errors import BinaryUnavailable, ChecksumMismatch
+from testbed.errors import BinaryUnavailableError, ChecksumMismatchError
 from testbed.versions import Download
 
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -24,7 +24,7 @@ _HEX_DIGITS = set("0123456789abcdef")
 def fetch(download: Download, target: Path) -> None:
     """Download, verify, unpack if it is an archive, and move to `target` as an executable.
 
-    Raises BinaryUnavailable when the publisher can't be reached, ChecksumMismatch when the file is not the
+    Raises BinaryUnavailableError when the publisher can't be reached, ChecksumMismatchError when the file is not the
     published one. Nothing is left at `target` then.
     """
     expected = published_digest(download)
@@ -33,7 +33,7 @@ def fetch(download: Download, target: Path) -> None:
         release = Path(folder) / "release"
         actual = _save(download.url, release)
         if actual != expected:
-            raise ChecksumMismatch(
+            raise ChecksumMismatchError(
                 f"{download.url} has SHA-256 {actual}, but {download.checksum_url} says {expected}; "
                 "the file was thrown away (a proxy or a mirror may have changed it)"
             )
@@ -51,7 +51,7 @@ def published_digest(download: Download) -> str:
         else digest_from_list(text, download.filename)
     )
     if digest is None:
-        raise BinaryUnavailable(f"{download.checksum_url} names no SHA-256 for {download.filename}")
+        raise BinaryUnavailableError(f"{download.checksum_url} names no SHA-256 for {download.filename}")
     return digest
 
 
@@ -89,9 +89,9 @@ def _read(url: str) -> str:
         with urllib.request.urlopen(url, timeout=_CONNECT_TIMEOUT_SECONDS) as response:
             data: bytes = response.read(_CHECKSUM_LIMIT_BYTES + 1)
     except (urllib.error.URLError, OSError) as error:
-        raise BinaryUnavailable(f"{url}: {error}") from error
+        raise BinaryUnavailableError(f"{url}: {error}") from error
     if len(data) > _CHECKSUM_LIMIT_BYTES:
-        raise BinaryUnavailable(f"{url} is larger than {_CHECKSUM_LIMIT_BYTES} bytes: not a checksum file")
+        raise BinaryUnavailableError(f"{url} is larger than {_CHECKSUM_LIMIT_BYTES} bytes: not a checksum file")
     return data.decode(errors="replace")
 
 
@@ -103,11 +103,11 @@ def _save(url: str, path: Path) -> str:
             while block := response.read(1 << 20):
                 size += len(block)
                 if size > _FILE_LIMIT_BYTES:
-                    raise BinaryUnavailable(f"{url} is larger than {_FILE_LIMIT_BYTES} bytes")
+                    raise BinaryUnavailableError(f"{url} is larger than {_FILE_LIMIT_BYTES} bytes")
                 digest.update(block)
                 out.write(block)
     except (urllib.error.URLError, OSError) as error:
-        raise BinaryUnavailable(f"{url}: {error}") from error
+        raise BinaryUnavailableError(f"{url}: {error}") from error
     return digest.hexdigest()
 
 
@@ -123,4 +123,4 @@ def _unpack(archive: Path, member: str, folder: Path) -> Path:
                 with source, path.open("wb") as out:
                     shutil.copyfileobj(source, out)
                 return path
-    raise BinaryUnavailable(f"the downloaded archive holds no file {member}")
+    raise BinaryUnavailableError(f"the downloaded archive holds no file {member}")

