@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from .base import ColumnOrColumns, EntryName, Model, Rate, Rule
+from .base import ColumnOrColumns, EntryName, Model, Rate, Rule, below
 
 
 class Algorithm(StrEnum):
@@ -363,7 +363,7 @@ class DPO(Model):
     """How strongly the policy is held to the reference model."""
     loss: DPOLoss = DPOLoss.SIGMOID
     """Sigmoid, IPO or Hinge."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0), below(0.5)] = 0.0
     """Share of pairs assumed to be the wrong way round."""
 
 

@@ -35,18 +35,18 @@ def to_camel(name: str) -> str:
 
 
 class Rule(NamedTuple):
-    """One CEL rule of a type: what must hold, and the words a user reads when it does not."""
+    """One CEL rule of a type: what must hold, and the words a user reads when it does not.
+
+    The words are fixed: a messageExpression with a number or a name in it exceeds the cost budget by itself.
+    """
 
     rule: str
     message: str
     field_path: str | None = None
-    message_expression: str | None = None
 
     def as_schema(self) -> dict[str, Any]:
         """The entry of `x-kubernetes-validations`."""
         entry: dict[str, Any] = {"rule": self.rule, "message": self.message}
-        if self.message_expression is not None:
-            entry["messageExpression"] = self.message_expression
         if self.field_path is not None:
             entry["fieldPath"] = self.field_path
         return entry
@@ -199,6 +199,30 @@ def _one_or_many_schema(schema: dict[str, Any]) -> None:
     )
     if description is not None:
         schema["description"] = description
+
+
+class _Below(NamedTuple):
+    """See `below`."""
+
+    limit: float
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        rule = Rule(f"self < {self.limit}", f"must be less than {self.limit}")
+        return handler(schema) | {"x-kubernetes-validations": [rule.as_schema()]}
+
+    def _check(self, value: float) -> float:
+        if value >= self.limit:
+            raise ValueError(f"must be less than {self.limit}")
+        return value
+
+
+def below(limit: float) -> Any:
+    """A fractional upper bound, as CEL: the API server cuts fractional bounds to integers for values without a point
+    (`maximum: 0.5` refuses a `0`)."""
+    return _Below(limit)
 
 
 Quantity = Annotated[

@@ -32,7 +32,7 @@ class LocalSecretRef(Model):
 class HubSource(Model):
     """A repository on the Hugging Face hub."""
 
-    repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200)]
+    repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?$", max_length=200)]
     """Repository, as `organisation/name`."""
     revision: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "main"
     """Branch, tag or commit; a branch is resolved to a commit once and recorded in status."""

@@ -80,6 +80,11 @@ class PrinterColumn(NamedTuple):
     description: str
     priority: int = 0
 
+    def as_schema(self) -> dict[str, Any]:
+        """The entry of `additionalPrinterColumns`; columns above priority 0 show with `-o wide`."""
+        column = {"name": self.name, "type": self.type, "jsonPath": self.json_path, "description": self.description}
+        return column | ({"priority": self.priority} if self.priority else {})
+
 
 class Kind(Model):
     """Base of the three kinds: what the CRD needs beside the schema."""
@@ -100,6 +105,14 @@ class Kind(Model):
 
     api_version: str = API_VERSION
     metadata: ObjectMeta = ObjectMeta()
+
+    @classmethod
+    def part(cls, name: str) -> type[Model]:
+        """The type of `spec` or `status`."""
+        annotation = cls.model_fields[name].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, Model)):
+            raise TypeError(f"{cls.__name__}.{name} is not a model")
+        return annotation
 
 
 class EffectiveStatus(StatusModel):

@@ -45,7 +45,7 @@ SIGNING_KEY_PATH = "/rlhf/signing-key"
 PROGRESS_PORT = 9400
 TORCHRUN_PORT = 29400
 
-PodPath = Annotated[str, Field(pattern=r"^/[^\0]*$", max_length=4096)]
+PodPath = Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
 
 
 class PlanSource(Model):

@@ -11,12 +11,6 @@ from .base import ImageRef, Key, Model, ObjectName, OpenObject, Quantity, Rule, 
 from .data import LocalSecretRef, PVCSource, S3Source
 from .meta import map_list
 
-LabelKey = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=317
-    ),
-]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 
 
@@ -101,7 +95,7 @@ class PodFields(Model):
     """Image of the main container; by default the one that was released with the operator."""
     resources: Resources | None = None
     """Resources of the main container, per pod."""
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
     """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Taints that the pods accept."""
