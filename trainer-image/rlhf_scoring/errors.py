@@ -1,0 +1,37 @@
+"""Errors of scoring.
+
+ScoringError
+├── ScorerConfigError   the scorer can't work as the plan describes it: repeating the run does not help
+├── GraderError        a grader raised, or returned what is not a score, for a row that is named
+└── SandboxError        the grader's helper process is gone: a crash of the run
+"""
+
+_TEXT_LIMIT = 500
+
+
+class ScoringError(Exception):
+    """Base of every error of this package."""
+
+
+class ScorerConfigError(ScoringError):
+    """A scorer can't be built from the plan; the message names the scorer and what to change."""
+
+    def __init__(self, scorer: str, problem: str) -> None:
+        super().__init__(f"scorer {scorer}: {problem[:_TEXT_LIMIT]}")
+        self.scorer = scorer
+
+
+class GraderError(ScoringError):
+    """A grader failed on one row. A score that is merely missing is None, not this."""
+
+    def __init__(self, scorer: str, row: int, reason: str) -> None:
+        super().__init__(
+            f"scorer {scorer} failed on row {row}: {reason[:_TEXT_LIMIT]}; "
+            "mend the grader, or let it return None where it has no score"
+        )
+        self.scorer = scorer
+        self.row = row
+
+
+class SandboxError(ScoringError):
+    """The process that starts graders ended or can't be reached."""

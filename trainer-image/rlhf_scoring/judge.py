@@ -1,0 +1,78 @@
+"""What every scorer looks like from inside: a judge of texts. No judge lives here."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+ROW_NUMBER = "__row__"
+"""Key under which a row carries its number in the source (from 1), so that a failure can name it."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why a text has no score."""
+
+    reason: str
+    timed_out: bool = False
+
+
+Judgement = float | Missing
+
+
+class Judge(Protocol):
+    """Scores texts. Same texts, same scores; a score is finite or Missing."""
+
+    digest: str
+    """`sha256:…` over everything that decides the score: configuration, code, model."""
+
+    def judge(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Row]) -> list[Judgement]:
+        """Return one judgement per response, in order."""
+        ...
+
+    def close(self) -> None:
+        """Free what the judge holds; it can't be used afterwards."""
+        ...
+
+
+class TextGrader:
+    """Base of the graders that judge one text at a time inside this process."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def grade(self, response: str, row: Row) -> Judgement:
+        """Return the judgement of one response."""
+        raise NotImplementedError
+
+    def judge(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Row]) -> list[Judgement]:
+        """Grade each response by itself."""
+        return [self.grade(response, row) for response, row in zip(responses, rows, strict=True)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def digest_of(*parts: object) -> str:
+    """`sha256:` over the canonical JSON of the parts."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def row_number(row: Row) -> int:
+    """The row's number in its source; 0 when it carries none."""
+    number = row.get(ROW_NUMBER, 0)
+    return number if isinstance(number, int) else 0
+
+
+def text_column(row: Row, column: str) -> str | Missing:
+    """The text in a column; numbers count as their text, anything else is missing."""
+    value = row.get(column)
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return Missing(f"row {row_number(row)} has no text in column {column!r}")
