@@ -134,7 +134,7 @@ class ImportanceCorrectionMode(StrEnum):
     """How a difference between sampler and trainer is corrected."""
 
     NONE = "None"
-    TOKEN_TRUNCATE = "TokenTruncate"
+    TOKEN_TRUNCATE = "TokenTruncate"  # noqa: S105 - a mode, not a password
 
 
 class ImportanceCorrection(Model):

@@ -117,8 +117,29 @@ def cel_name(field: str) -> str:
 
 
 _CEL_WORDS = frozenset(
-    "true false null in as break const continue else for function if import let loop package namespace return var "
-    "void while".split()
+    {
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    }
 )
 
 _DURATION = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
@@ -165,7 +186,9 @@ _RELATIVE_PATH = Rule(
     "must be a path inside the source: relative, without '..'",
 )
 
-_QUANTITY = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+_QUANTITY = (
+    r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+)
 
 
 def _quantity_schema(schema: dict[str, Any]) -> None:
@@ -220,8 +243,10 @@ class _Below(NamedTuple):
 
 
 def below(limit: float) -> Any:
-    """A fractional upper bound, as CEL: the API server cuts fractional bounds to integers for values without a point
-    (`maximum: 0.5` refuses a `0`)."""
+    """A fractional upper bound, as CEL.
+
+    The API server cuts bounds to integers for values that have no point: `maximum: 0.5` refuses a `0`.
+    """
     return _Below(limit)
 
 

@@ -32,7 +32,9 @@ class Toleration(Model):
     """Exists or Equal (the default)."""
     value: Annotated[str, StringConstraints(max_length=253)] | None = None
     """Value of the taint, for Equal."""
-    effect: Annotated[str, StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16)] | None = None
+    effect: (
+        Annotated[str, StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16)] | None
+    ) = None
     """NoSchedule, PreferNoSchedule or NoExecute; all effects when unset."""
     toleration_seconds: int | None = None
     """How long a NoExecute taint is tolerated, in seconds; for ever when unset."""
@@ -200,7 +202,8 @@ class Storage(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "has(self.size) || !(has(self.storageClassName) || has(self.accessModes) || has(self.reclaimPolicy))",
-            "storageClassName, accessModes and reclaimPolicy describe a new claim: set size instead of claimName, or remove them",
+            "storageClassName, accessModes and reclaimPolicy describe a new claim: set size instead of claimName, or "
+            "remove them",
         ),
     )
 
@@ -242,7 +245,9 @@ class Output(Model):
     """A prefix in an object store."""
     secret_ref: LocalSecretRef | None = None
     """Credentials for s3 (keys `accessKeyID`, `secretAccessKey`)."""
-    alias: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)] | None = None
+    alias: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)] | None
+    ) = None
     """A readable name for the artifact, for example v1.3.0; the digest stays its identity."""
     signing: Signing | None = None
     """Sign the artifact."""

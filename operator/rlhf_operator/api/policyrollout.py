@@ -1,4 +1,4 @@
-"""PolicyRollout: one live policy behind one route. What it measures is in rolloutanalysis, its status in rolloutstatus."""
+"""PolicyRollout: one live policy behind one route. Its analysis and its status have modules of their own."""
 
 from __future__ import annotations
 
@@ -186,7 +186,10 @@ class RouteTimeouts(Model):
 
 
 Hostname = Annotated[
-    str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253)
+    str,
+    StringConstraints(
+        pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253
+    ),
 ]
 RoutePath = Annotated[str, StringConstraints(pattern=r"^/[^\s]*$", max_length=512)]
 

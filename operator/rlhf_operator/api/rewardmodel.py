@@ -176,7 +176,8 @@ class RewardModelSpec(Model):
             "training needs a volume for its workspace: set storage",
         ),
         Rule(
-            "!has(self.source.train) || self.dimensions.size() == 1 || has(self.source.train.dataset.columns.dimension)",
+            "!has(self.source.train) || self.dimensions.size() == 1 || "
+            "has(self.source.train.dataset.columns.dimension)",
             "several dimensions are told apart by a column: set source.train.dataset.columns.dimension",
         ),
         Rule(

@@ -211,8 +211,10 @@ class Budget(Model):
 
 
 class RLHFJobSpec(Model):
-    """What is wanted. Immutable from creation except suspend, budget, maxRestarts, guards[*].action and
-    ttlSecondsAfterFinished."""
+    """What is wanted.
+
+    Immutable from creation except suspend, budget, maxRestarts, guards[*].action and ttlSecondsAfterFinished.
+    """
 
     one_of: ClassVar[tuple[str, ...]] = ("ppo", "grpo", "rloo", "dpo", "kto", "sft")
     rules: ClassVar[tuple[Rule, ...]] = JOB_RULES
