@@ -15,27 +15,29 @@ from .algorithms import (
     SFT,
     Algorithm,
     Critic,
-    Generation,
     GRPOLoss,
-    ImportanceCorrection,
     KLControl,
     Lora,
     Normalize,
     Optimizer,
-    OverlongPrompt,
     Reward,
-    RolloutEngine,
-    RolloutSettings,
     ScaleRewards,
     Schedule,
     SupervisedOptimizer,
     Training,
-    Truncation,
-    TruncationMode,
 )
 from .base import DecimalText, Duration, EntryName, Model, Rule, immutable_rules, to_camel
 from .data import DataRef, Dataset
 from .evaluation import Baseline, Evaluation, Slices, Suite
+from .generation import (
+    Generation,
+    ImportanceCorrection,
+    OverlongPrompt,
+    RolloutEngine,
+    RolloutSettings,
+    Truncation,
+    TruncationMode,
+)
 from .graders import NamedScorer
 from .guards import (
     DEFAULT_GUARDS,
