@@ -95,15 +95,26 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _times_fit(self) -> Self:
-        # The leader must have given up before another may begin.
-        if not self.lease_retry_seconds < self.lease_renew_deadline_seconds < self.lease_duration_seconds:
+        # The leader must have given up before another may begin, which it may one retry early.
+        retry, deadline, duration = (
+            self.lease_retry_seconds,
+            self.lease_renew_deadline_seconds,
+            self.lease_duration_seconds,
+        )
+        if not retry < deadline < duration - retry:
             raise ValueError(
-                "lease_retry_seconds < lease_renew_deadline_seconds < lease_duration_seconds must hold: "
-                f"{self.lease_retry_seconds} < {self.lease_renew_deadline_seconds} < {self.lease_duration_seconds}"
+                "lease_retry_seconds < lease_renew_deadline_seconds < lease_duration_seconds - lease_retry_seconds "
+                f"must hold: {retry} < {deadline} < {duration - retry}"
             )
         if self.watch_unhealthy_seconds <= self.watch_silence_seconds:
             raise ValueError("watch_unhealthy_seconds must be longer than watch_silence_seconds")
         return self
+
+    @property
+    def predecessor(self) -> str | None:
+        """What the identities of this pod's former processes begin with; None where that can't be told."""
+        pod = os.environ.get("POD_NAME")
+        return f"{pod}_" if pod and self.identity.startswith(f"{pod}_") else None
 
     def defaults(self) -> OperatorDefaults:
         """The part that controllers render from."""

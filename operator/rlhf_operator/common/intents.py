@@ -26,6 +26,7 @@ PAUSED_ANNOTATION = "rlhf.dev/paused"
 """Break glass: `"true"` on one of our objects or on one of its children stops every write of ours to it."""
 
 Propagation = Literal["Foreground", "Background", "Orphan"]
+WriteAction = Literal["apply", "create", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class Event:
 class Plan:
     """Everything one reconcile wants. Executed in the order of the fields.
 
-    apply: server-side apply, field manager `rlhf-operator`, forced; skipped when the cached object was last
-        applied from the same manifest by this process and has not changed since.
+    apply: created when absent, else server-side apply, field manager `rlhf-operator`, forced; nothing is sent when
+        the cached object already holds the manifest. Another's object of that name is a `WriteFailure` (`NameTaken`).
     create: created once and never touched again. AlreadyExists with our owner uid is fine; AlreadyExists that
         belongs to another is a `WriteFailure` (reason `NameTaken`) naming both.
     delete: with the uid as precondition; gone or another uid counts as done.
@@ -75,9 +76,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class WriteFailure:
-    """A child write that the server refused. `retriable` False: the same request would be refused again."""
+    """A child write that the server refused. `retriable` False: refused by validation, as it would be again."""
 
-    action: Literal["apply", "create", "delete"]
+    action: WriteAction
     resource: Resource
     namespace: str
     name: str

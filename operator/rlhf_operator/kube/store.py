@@ -7,7 +7,7 @@ what another sees. Of managedFields only our own entry is kept: it tells whether
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,8 @@ class Store:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def keys(self) -> Iterator[ObjectKey]:
-        """All keys, in no order."""
+    def __iter__(self) -> Iterator[ObjectKey]:
+        """All keys as they are now, in no order."""
         return iter(tuple(self._entries))
 
     def entry(self, key: ObjectKey) -> Entry | None:
@@ -156,11 +156,15 @@ def decode(entry: Entry) -> dict[str, Any]:
     return obj
 
 
-def own_fields(entry: Entry) -> list[Mapping[str, Any]]:
-    """The `fieldsV1` that are ours, by creation or by apply; empty for an object that we never wrote."""
-    return [f.get("fieldsV1") or {} for f in orjson.loads(entry.raw)["metadata"].get("managedFields") or ()]
+@dataclass(frozen=True, slots=True)
+class OwnFields:
+    """One entry of ours in managedFields: `fieldsV1`, and whether an apply made it or the creation did."""
+
+    fields: Mapping[str, Any]
+    applied: bool
 
 
-def keys_of(objects: Iterable[Mapping[str, Any]]) -> set[ObjectKey]:
-    """Namespace and name of each."""
-    return {(o["metadata"].get("namespace") or "", o["metadata"]["name"]) for o in objects}
+def own_fields(entry: Entry) -> list[OwnFields]:
+    """The fields that are ours; empty for an object that we never wrote."""
+    entries = orjson.loads(entry.raw)["metadata"].get("managedFields") or ()
+    return [OwnFields(f.get("fieldsV1") or {}, f.get("operation") == "Apply") for f in entries]

@@ -7,15 +7,25 @@ from typing import Any
 
 import orjson
 
+from rlhf_operator.kube.store import OwnFields
 
-def is_applied(manifest: Mapping[str, Any], live: Mapping[str, Any], own_fields: Sequence[Mapping[str, Any]]) -> bool:
+# Subtrees that the server adds nothing to.
+_UNDEFAULTED = ("f:data", "f:binaryData", "f:metadata")
+
+
+def is_applied(manifest: Mapping[str, Any], live: Mapping[str, Any], own: Sequence[OwnFields]) -> bool:
     """Whether live holds every value of the manifest, and no field that we once set and no longer want.
 
-    own_fields: the `fieldsV1` of our entries in managedFields. False is safe: the server then finds out by itself.
+    own: our entries in managedFields. False is safe: the server then finds out by itself.
     """
-    if not own_fields or not holds(live, manifest):
+    if not own or not holds(live, manifest):
         return False
-    return all(wants(manifest, fields) for fields in own_fields)
+    return all(wants(manifest, entry.fields if entry.applied else _as_sent(entry.fields)) for entry in own)
+
+
+def _as_sent(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the creator of an object owns, without the defaults that the server put down to its account."""
+    return {name: below for name, below in fields.items() if name in _UNDEFAULTED}
 
 
 def holds(live: Any, wanted: Any) -> bool:

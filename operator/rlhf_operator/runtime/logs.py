@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line that names the object being reconciled. Never a secret, never a manifest."""
+"""Structured logs: one JSON object per line that names the object being reconciled. Never a secret or a manifest."""
 
 from __future__ import annotations
 

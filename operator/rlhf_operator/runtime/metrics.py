@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -62,9 +62,9 @@ class StateCollector(Collector):
     def __init__(self) -> None:
         self.reflectors: list[Reflector] = []
         self.primaries: list[Store] = []
-        self.depth = lambda: 0
-        self.delayed = lambda: 0
-        self.working = lambda: 0
+        self.depth: Callable[[], int] = int
+        self.delayed: Callable[[], int] = int
+        self.working: Callable[[], int] = int
 
     def collect(self) -> Iterable[Metric]:
         """Queue, watches, objects."""

@@ -1,0 +1,106 @@
+"""The Reader that controllers observe through: stores for what is watched, the client for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from rlhf_operator.common.intents import Manifest
+from rlhf_operator.common.reader import ReadFailed, TemplateRejected
+from rlhf_operator.common.resources import Resource, resource_of
+from rlhf_operator.errors import ApiError, Conflict, Fenced, Forbidden, Invalid, KubeError, NotFound
+from rlhf_operator.kube.client import KubeClient
+from rlhf_operator.runtime.caches import Caches
+
+_PROGRESS_SECONDS = 2.0
+_PROGRESS_LIMIT_BYTES = 64 << 10
+
+
+class CachedReader:
+    """Implements `common.reader.Reader`. A cache that can't be believed raises ReadFailed rather than answer."""
+
+    def __init__(self, client: KubeClient, caches: Caches, pods: aiohttp.ClientSession) -> None:
+        self._client = client
+        self._caches = caches
+        self._pods = pods
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """From the watch cache."""
+        return self._caches.believed(resource, namespace).get((namespace, name))
+
+    def owned(self, resource: Resource, namespace: str, owner_uid: str) -> Sequence[Manifest]:
+        """From the watch cache, by owner reference."""
+        return self._caches.believed(resource, namespace).owned(namespace, owner_uid)
+
+    def synced(self, resource: Resource) -> bool:
+        """Whether the cache was filled at least once and its API is there."""
+        return self._caches.listed(resource)
+
+    async def fetch(self, resource: Resource, namespace: str | None, name: str) -> Manifest | None:
+        """Live GET; None for an object, or an API, that does not exist."""
+        try:
+            return _clean(await self._client.get(resource, namespace, name))
+        except NotFound:
+            return None
+        except KubeError as error:
+            raise _failed(f"{resource} {name}", error) from error
+
+    async def fetch_list(
+        self, resource: Resource, namespace: str | None, label_selector: str | None = None
+    ) -> Sequence[Manifest]:
+        """Live LIST; empty for an API that does not exist."""
+        try:
+            found = await self._client.list_all(resource, namespace, label_selector)
+        except NotFound:
+            return ()
+        except KubeError as error:
+            raise _failed(f"list of {resource}", error) from error
+        return [_clean(item) for item in found]
+
+    async def dry_run_create(self, manifest: Mapping[str, Any]) -> None:
+        """Server-side dry run of a creation."""
+        resource = resource_of(manifest["apiVersion"], manifest["kind"])
+        try:
+            await self._client.create(resource, manifest, dry_run=True)
+        except Conflict as error:
+            if error.reason != "AlreadyExists":
+                raise _failed(f"dry run of {resource}", error) from error
+        except Invalid as error:
+            raise TemplateRejected(error.message) from error
+        except Forbidden as error:
+            # Admission (pod security, quota, a policy) speaks by 403 as missing permission does; its words tell which.
+            raise TemplateRejected(error.message) from error
+        except (KubeError, Fenced) as error:
+            raise _failed(f"dry run of {resource}", error) from error
+
+    async def progress(self, pod_ip: str, port: int) -> bytes | None:
+        """GET /progress of a trainer pod, bounded in time and size."""
+        host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
+        try:
+            async with (
+                asyncio.timeout(_PROGRESS_SECONDS),
+                self._pods.get(f"http://{host}:{port}/progress", allow_redirects=False) as response,
+            ):
+                if response.status != 200:
+                    return None
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > _PROGRESS_LIMIT_BYTES:
+                        return None
+                return bytes(body)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return None
+
+
+def _clean(obj: dict[str, Any]) -> dict[str, Any]:
+    obj["metadata"].pop("managedFields", None)
+    return obj
+
+
+def _failed(what: str, error: Exception) -> ReadFailed:
+    words = error.message if isinstance(error, ApiError) else str(error)
+    return ReadFailed(f"{what}: {words}", forbidden=isinstance(error, Forbidden))
