@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .base import ColumnOrColumns, EntryName, Model, Rate, Rule, below
+from .base import Model, Rule
+from .scalars import ColumnOrColumns, EntryName, Rate, below
 
 
 class Algorithm(StrEnum):

@@ -7,19 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from .base import (
-    HTTPURL,
-    Column,
-    ColumnOrColumns,
-    Digest,
-    Key,
-    Model,
-    ObjectName,
-    RelativePath,
-    Rule,
-    ShortText,
-    Time,
-)
+from .base import Model, Rule
+from .scalars import HTTPURL, Column, ColumnOrColumns, Digest, Key, ObjectName, RelativePath, ShortText, Time
 
 
 class LocalSecretRef(Model):
@@ -123,6 +112,10 @@ class Columns(Model):
             "!has(self.annotators) || has(self.responses)",
             "annotators choose among responses: name the response columns in responses",
         ),
+        Rule(
+            "!has(self.responses) || has(self.label) || has(self.annotators)",
+            "responses say nothing about which is better: name the column of the judgement in label or annotators",
+        ),
     )
 
     prompt: ColumnOrColumns = "prompt"
@@ -189,6 +182,17 @@ class Provenance(Model):
 
 class Dataset(DataRef):
     """Data and what it means: one source, a format, and the columns."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.format != 'Ranking' || has(self.columns.responses)",
+            "a ranking has several responses: name their columns in columns.responses",
+        ),
+        Rule(
+            "self.format != 'Pairs' || !has(self.columns.responses) || self.columns.responses.size() == 2",
+            "a pair has two responses: name two columns in columns.responses, or set format to Ranking",
+        ),
+    )
 
     format: Format
     """What one row is: Prompts, Pairs, Ranking, Scalar, Binary or Demonstrations."""

@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .base import Column, EntryName, Model, Rate, Rule
+from .base import Model, Rule
 from .data import Dataset
 from .meta import map_list
+from .scalars import Column, EntryName, Rate
 
 
 class Baseline(StrEnum):
@@ -49,7 +50,8 @@ class Evaluation(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!(has(self.minWinRate) || has(self.minImprovement) || has(self.slices)) || size(self.scorers) > 0",
+            "!(has(self.minWinRate) || has(self.minImprovement) || has(self.slices)) || "
+            "(has(self.scorers) && self.scorers.size() > 0)",
             "minWinRate, minImprovement and slices are judged by scorers: name at least one in scorers",
         ),
         Rule(

@@ -7,13 +7,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from .base import HTTPURL, Column, Digest, Duration, EntryName, Model, ObjectName, OpenObject, Rule, ShortText
+from .base import Model, Rule
 from .data import ConfigMapSource, LocalSecretRef
+from .scalars import HTTPURL, Between, Column, Digest, Duration, EntryName, ObjectName, OpenObject, ShortText
 
-_TIMEOUT = Rule(
-    "!has(self.timeout) || (duration(self.timeout) >= duration('1s') && duration(self.timeout) <= duration('10m'))",
-    "timeout must be between 1s and 10m",
-)
+Timeout = Annotated[Duration, Between("1s", "10m")]
 
 
 class FinalAnswerGrader(Model):
@@ -26,11 +24,9 @@ class FinalAnswerGrader(Model):
 class UnitTestsGrader(Model):
     """Runs the row's hidden tests against the code in the response: 1 pass, -1 error, 0 time-out."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (_TIMEOUT,)
-
     tests_column: Column = "tests"
     """Column that holds the tests, as Python source."""
-    timeout: Duration = Duration("10s")
+    timeout: Timeout = Duration("10s")
     """Longest run of one response's tests."""
 
 
@@ -108,8 +104,6 @@ class PythonGrader(Model):
     """A Python function that scores responses."""
 
     one_of: ClassVar[tuple[str, ...]] = ("entry_point", "config_map")
-    rules: ClassVar[tuple[Rule, ...]] = (_TIMEOUT,)
-
     entry_point: (
         Annotated[
             str,
@@ -124,18 +118,16 @@ class PythonGrader(Model):
     """A ConfigMap key that holds the source file."""
     function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)] = "grade"
     """The function in the ConfigMap's file."""
-    timeout: Duration = Duration("10s")
+    timeout: Timeout = Duration("10s")
     """Longest time for one call."""
 
 
 class HTTPGrader(Model):
     """A service that scores responses. Texts go to it only when its host is on the operator's allow-list."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (_TIMEOUT,)
-
     url: HTTPURL
     """Address that takes the rows by POST."""
-    timeout: Duration = Duration("30s")
+    timeout: Timeout = Duration("30s")
     """Longest time for one request; a row without a score leaves its group."""
     secret_ref: LocalSecretRef | None = None
     """Secret with key `token`, sent as bearer token."""
@@ -143,8 +135,6 @@ class HTTPGrader(Model):
 
 class LLMJudgeGrader(Model):
     """A language model behind an OpenAI-compatible address that judges by a rubric."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (_TIMEOUT,)
 
     url: HTTPURL
     """Base address of the OpenAI-compatible API; its host must be on the operator's allow-list."""
@@ -154,7 +144,7 @@ class LLMJudgeGrader(Model):
     """What makes an answer good, in words."""
     both_orders: bool = True
     """Ask for each pair in both orders, so that the place of an answer does not count."""
-    timeout: Duration = Duration("1m")
+    timeout: Timeout = Duration("1m")
     """Longest time for one request."""
     secret_ref: LocalSecretRef | None = None
     """Secret with key `token`, sent as bearer token."""

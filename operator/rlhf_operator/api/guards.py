@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .base import EntryName, Model, Rate, Rule, immutable_rules, to_camel
+from .base import Model, Rule, immutable_rules, to_camel
+from .scalars import EntryName, Rate
 
 
 class GuardAction(StrEnum):

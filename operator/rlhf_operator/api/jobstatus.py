@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .base import StatusModel, Time
+from .base import StatusModel
 from .meta import Conditions, EffectiveStatus
+from .scalars import Time
 
 
 class Progress(StatusModel):

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from .base import API_VERSION, Model, Rule, StatusModel, Time
+from .base import API_VERSION, Model, Rule, StatusModel
+from .scalars import Time
 
 
 def map_list(key: str, max_items: int | None = None) -> Any:
@@ -124,4 +125,3 @@ class EffectiveStatus(StatusModel):
     """Metrics in force."""
     rewards: list[str] = []
     """Rewards in force."""
-

@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from .base import ImageRef, Key, Model, ObjectName, OpenObject, Quantity, Rule, ShortText
+from .base import Model, Rule
 from .data import LocalSecretRef, PVCSource, S3Source
 from .meta import map_list
+from .scalars import ImageRef, Key, ObjectName, OpenObject, Quantity, ShortText
 
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 

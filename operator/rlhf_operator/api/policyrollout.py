@@ -7,13 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from .base import Digest, Duration, EntryName, Model, ObjectName, OpenObject, Rate, Rule, ShortText
+from .base import Model, Rule
 from .data import ConfigMapSource, DataRef, PVCSource, S3Source
 from .meta import Kind, PrinterColumn
 from .pods import LabelValue, PodFields
 from .rolloutanalysis import PAIRED, Analysis
 from .rolloutstatus import PolicyRolloutStatus
 from .rolloutstrategy import Capacity, Hold, Mirror, Step, StepMatch, Strategy
+from .scalars import Between, Digest, Duration, EntryName, ObjectName, OpenObject, Rate, ShortText
 
 __all__ = [
     "Autoscaling",
@@ -134,10 +135,6 @@ class ServingSettings(PodFields):
             + "].exists(f, a == f || a.startsWith(f + '=')))",
             f"the operator sets {', '.join(_OURS)} itself: remove them from args",
         ),
-        Rule(
-            "duration(self.drainTimeout) >= duration('1s') && duration(self.drainTimeout) <= duration('24h')",
-            "drainTimeout must be between 1s and 24h",
-        ),
     )
 
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -154,7 +151,7 @@ class ServingSettings(PodFields):
     """Let load decide the number of pods."""
     cache: ModelCache | None = None
     """A volume on which model files are kept between pods."""
-    drain_timeout: Duration = Duration("10m")
+    drain_timeout: Annotated[Duration, Between("1s", "24h")] = Duration("10m")
     """Longest time that a running answer may take to finish when a pod stops."""
     queue_name: ObjectName | None = None
     """Kueue LocalQueue of the pods."""
@@ -180,9 +177,9 @@ class ParentRef(Model):
 class RouteTimeouts(Model):
     """Time limits of the route; always written, because a gateway's own default cuts long answers."""
 
-    request: Duration = Duration("0s")
+    request: Annotated[Duration, Between("0s", "24h")] = Duration("0s")
     """Longest time for a request; 0s has no limit."""
-    backend_request: Duration = Duration("0s")
+    backend_request: Annotated[Duration, Between("0s", "24h")] = Duration("0s")
     """Longest time for one try at a pod; 0s has no limit."""
 
 

@@ -8,11 +8,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from .algorithms import Lora, SupervisedOptimizer, Training
-from .base import Column, Digest, EntryName, Model, Rate, Rule, StatusModel, Time
+from .base import Model, Rule, StatusModel
 from .data import DataRef, Dataset
 from .graders import Grader
 from .meta import Conditions, EffectiveStatus, Kind, PrinterColumn, map_list
 from .pods import Compute, Output, PodFields, Storage
+from .scalars import Column, Digest, EntryName, Rate, Time
 
 Dimension = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-zA-Z0-9_]*[a-zA-Z0-9])?$", max_length=40)]
 """A dimension of quality: the same string in graders, scores, feedback and metric labels."""

@@ -26,7 +26,7 @@ from .algorithms import (
     SupervisedOptimizer,
     Training,
 )
-from .base import DecimalText, Duration, EntryName, Model, Rule, immutable_rules, to_camel
+from .base import Model, Rule, immutable_rules, to_camel
 from .data import DataRef, Dataset
 from .evaluation import Baseline, Evaluation, Slices, Suite
 from .generation import (
@@ -67,6 +67,7 @@ from .jobstatus import (
 )
 from .meta import Condition, Kind, PrinterColumn, map_list
 from .pods import Compute, Offload, Output, Precision, Signing, Storage
+from .scalars import Between, DecimalText, Duration, EntryName
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -159,38 +160,20 @@ class WarmStart(Model):
 class Checkpoints(Model):
     """When a run is saved."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "duration(self.gracePeriod) >= duration('30s') && duration(self.gracePeriod) <= duration('24h')",
-            "gracePeriod must be between 30s and 24h: a checkpoint has to be written within it",
-        ),
-    )
-
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 25
     """Steps between two checkpoints."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """How many complete checkpoints are kept."""
-    grace_period: Duration = Duration("5m")
+    grace_period: Annotated[Duration, Between("30s", "24h")] = Duration("5m")
     """Time that pods have for a last checkpoint when they are stopped."""
 
 
 class Timeouts(Model):
     """How long silence is tolerated."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "duration(self.startup) >= duration('1s') && duration(self.startup) <= duration('168h')",
-            "startup must be between 1s and 168h",
-        ),
-        Rule(
-            "duration(self.progress) >= duration('1s') && duration(self.progress) <= duration('168h')",
-            "progress must be between 1s and 168h",
-        ),
-    )
-
-    startup: Duration = Duration("30m")
+    startup: Annotated[Duration, Between("1s", "168h")] = Duration("30m")
     """Time in which all workers must have joined."""
-    progress: Duration = Duration("20m")
+    progress: Annotated[Duration, Between("1s", "168h")] = Duration("20m")
     """Longest time without a new step."""
 
 

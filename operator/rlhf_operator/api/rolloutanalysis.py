@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from .base import HTTPURL, Duration, EntryName, Model, Rate, Rule, ShortText
+from .base import Model, Rule
 from .data import LocalSecretRef
 from .graders import Scorer
 from .meta import map_list
+from .scalars import HTTPURL, Between, Duration, EntryName, Rate, ShortText
 
 Value = Annotated[float, Field(ge=-1.0e12, le=1.0e12)]
 Ratio = Annotated[float, Field(gt=0, le=1000)]
@@ -42,14 +43,7 @@ class LatencyLimit(Model):
     """A latency, judged as the share of requests above a threshold."""
 
     one_of: ClassVar[tuple[str, ...]] = ("max_share_above", "max_ratio")
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "duration(self.threshold) >= duration('1ms') && duration(self.threshold) <= duration('1h')",
-            "threshold must be between 1ms and 1h",
-        ),
-    )
-
-    threshold: Duration
+    threshold: Annotated[Duration, Between("1ms", "1h")]
     """The latency that counts as slow."""
     max_share_above: Rate | None = None
     """Highest share of slow requests."""
@@ -217,7 +211,7 @@ class Metric(Model):
     """Inconclusive measurements after which the rollout pauses; none when unset."""
     error_limit: Annotated[int, Field(ge=0, le=100_000)] | None = None
     """Errors in a row after which the rollout pauses; none when unset."""
-    initial_delay: Duration = Duration("0s")
+    initial_delay: Annotated[Duration, Between("0s", "168h")] = Duration("0s")
     """Time at the start of a step that is not measured."""
     dry_run: bool = False
     """Measure and report, decide nothing."""
@@ -237,16 +231,9 @@ class PrometheusServer(Model):
 class Analysis(Model):
     """What is measured while a rollout is under way."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "duration(self.interval) >= duration('1s') && duration(self.interval) <= duration('24h')",
-            "interval must be between 1s and 24h",
-        ),
-    )
-
     prometheus: PrometheusServer | None = None
     """The Prometheus that is asked; by default the operator's."""
-    interval: Duration = Duration("30s")
+    interval: Annotated[Duration, Between("1s", "24h")] = Duration("30s")
     """Time between two rounds."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.99
     """Confidence for the rollout as a whole, shared among metrics and steps."""

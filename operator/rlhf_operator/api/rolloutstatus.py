@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from .base import StatusModel, Time
+from .base import StatusModel
 from .meta import Conditions, EffectiveStatus, map_list
+from .scalars import Time
 
 
 class Variant(StatusModel):

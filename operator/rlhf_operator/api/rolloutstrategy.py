@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from .base import Duration, EntryName, Model, Rule
+from .base import Model, Rule
+from .scalars import Between, Duration, EntryName
 
 
 class Mirror(Model):
@@ -54,11 +55,11 @@ class Hold(Model):
         ),
     )
 
-    minimum: Duration = Duration("0s")
+    minimum: Annotated[Duration, Between("0s", "8760h")] = Duration("0s")
     """Shortest time."""
     samples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Fewest samples of the candidate."""
-    maximum: Duration | None = None
+    maximum: Annotated[Duration, Between("1s", "8760h")] | None = None
     """Time after which an undecided step pauses and asks; never when unset."""
 
 
@@ -124,13 +125,13 @@ class Strategy(Model):
     capacity: Capacity = Capacity.FULL
     """Full: as many pods as stable before the first weight; Proportional: as many as the weight needs; Replace: takes
     them from stable, for clusters without spare GPUs."""
-    bake: Duration = Duration("1h")
+    bake: Annotated[Duration, Between("0s", "8760h")] = Duration("1h")
     """Time at 100 % in which the former revision stays warm and analysis still rolls back."""
     rollback_window: Annotated[int, Field(ge=0, le=100)] = 2
     """How many of the last promoted revisions can be gone back to without steps."""
-    scale_down_delay: Duration = Duration("10m")
+    scale_down_delay: Annotated[Duration, Between("0s", "168h")] = Duration("10m")
     """Time before the pods of a revision without traffic stop; at least serving.drainTimeout."""
-    progress_deadline: Duration = Duration("45m")
+    progress_deadline: Annotated[Duration, Between("1s", "168h")] = Duration("45m")
     """Time in which a candidate's pods must become ready."""
     steps: Annotated[list[Step], Field(max_length=20, json_schema_extra={"x-kubernetes-list-type": "atomic"})] = []
     """Stages on the way to 100 %; without any, straight to it once ready."""
