@@ -56,6 +56,8 @@ async def run(operator: Operator, credentials: Credentials) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         for session in sessions:
             await session.close()
+        # After a signal kopf leaves its waiter for this flag behind, and then waits 5 s for it.
+        stop.set()
 
     async def log_in(**_: Any) -> kopf.AiohttpSession:
         session = aiohttp.ClientSession(
