@@ -17,11 +17,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 END = "<|end|>"
 PADDING = "<|padding|>"
 IGNORED = -100
+
+# Files are loaded in a moment; their bars would break the demo's own lines.
+disable_progress_bar()
 
 Pair = tuple[str, str]
 """A prompt, and the text that should follow it."""
@@ -164,15 +168,19 @@ def answer(folder: Path, prompts: Sequence[str], max_new_tokens: int, seed: int 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
+    settings: dict[str, Any] = {"do_sample": False}
     if seed is not None:
         torch.manual_seed(seed)
+        settings = {"do_sample": True, "top_k": 0}
     output = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
-        max_new_tokens=max_new_tokens,
-        do_sample=seed is not None,
-        top_k=0,
-        pad_token_id=tokenizer.pad_token_id,
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **settings,
+        ),
     )
     start = inputs["input_ids"].shape[1]
     return [text.strip() for text in tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)]
