@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ REGISTRY = "localhost/rlhf-testbed"
 
 # What an interpreter and torch's wheels link against, and a compiler for DeepSpeed's small C++ op.
 BASE_PACKAGES = ("ca-certificates", "g++", "libgomp1", "procps", "python3")
-_RECIPE = 1  # raise it when a recipe below changes
+_RECIPE = 2  # raise it when a recipe below changes
 _STRIPPED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
 _MIRRORS = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
 
@@ -79,12 +80,13 @@ class ImageStore:
     def base(self) -> BuiltImage:
         """A small Debian or Ubuntu with Python's libraries and a compiler, by debootstrap (a minute, once)."""
         distribution = host_distribution(Path("/etc/os-release").read_text())
-        tag = key("base", distribution.suite, *BASE_PACKAGES)
+        packages = base_packages(Path(sys.base_prefix))
+        tag = key("base", distribution.suite, *packages)
         image = self._named("python-base", tag)
         if not image.archive.exists():
             self._progress.say(f"making the base image from {distribution.suite} by debootstrap (about a minute, once)")
             tree = self._paths.images / f"python-base-{tag}.tree"
-            _debootstrap(distribution, tree)
+            _debootstrap(distribution, packages, tree)
             oci.write(oci.Image(name=image.name, tree=tree, entrypoint=()), image.archive)
             shutil.rmtree(tree)
             self._progress.say("the base image is made")
@@ -130,7 +132,12 @@ class ImageStore:
         return image
 
 
-def _debootstrap(distribution: Distribution, tree: Path) -> None:
+def base_packages(base_prefix: Path) -> tuple[str, ...]:
+    """The base's packages; the distribution's own interpreter brings no headers unless asked."""
+    return (*BASE_PACKAGES, "python3-dev") if base_prefix == Path("/usr") else BASE_PACKAGES
+
+
+def _debootstrap(distribution: Distribution, include: Sequence[str], tree: Path) -> None:
     command = shutil.which("debootstrap")
     if command is None:
         raise BuildFailedError("debootstrap is not installed; install it (Debian, Ubuntu: apt-get install debootstrap)")
@@ -138,7 +145,7 @@ def _debootstrap(distribution: Distribution, tree: Path) -> None:
         shutil.rmtree(tree)
     tree.mkdir(parents=True)
     components = "main,universe" if "ubuntu" in distribution.mirror else "main"
-    packages = f"--include={','.join(BASE_PACKAGES)}"
+    packages = f"--include={','.join(include)}"
     options = ["--variant=minbase", f"--components={components}", packages]
     oci.run([command, *options, distribution.suite, str(tree), distribution.mirror])
     for name in _STRIPPED:

@@ -142,6 +142,8 @@ def _write_index(image: Image, content: _Content, layout: Path, blobs: Path) -> 
             "os": "linux",
             "config": config,
             "rootfs": {"type": "layers", "diff_ids": content.diff_ids},
+            # Builders refuse a base whose history does not account for its layers.
+            "history": [{"created_by": "testbed"} for _ in content.diff_ids],
         },
     )
     manifest_blob = _put(
