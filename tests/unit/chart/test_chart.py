@@ -96,7 +96,7 @@ def test_every_variable_is_a_setting_of_the_operator(render: Render) -> None:
 
 def test_values_become_settings_that_the_operator_accepts(render: Render, monkeypatch: pytest.MonkeyPatch) -> None:
     (deployment,) = of_kind(
-        render("namespaces={a,b}", "progressIntervalSeconds=2", "hubAccess=true", "trainer.image.tag=7"), "Deployment"
+        render("namespaces={a,b}", "progressIntervalSeconds=2", "hubAccess=true", "trainer.image.tag=v7"), "Deployment"
     )
     for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
         monkeypatch.setenv(entry["name"], entry.get("value", "pod-1"))
@@ -104,7 +104,7 @@ def test_values_become_settings_that_the_operator_accepts(render: Render, monkey
     assert settings.namespaces == ("a", "b")
     assert settings.progress_interval_seconds == 2
     assert settings.hub_access is True
-    assert settings.trainer_image.endswith(":7")
+    assert settings.trainer_image.endswith(":v7")
     assert settings.lease_name == "rlhf-operator"
 
 
