@@ -1,0 +1,104 @@
+"""After training: the publish Job, its record, the gate's verdict; and what is left to do for a finished job. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.intents import Delete, Plan
+from rlhf_operator.common.reasons import Reason
+from rlhf_operator.common.resources import RLHFJOBS, SERVICES
+
+from . import children
+from .checks import Check
+from .classify import Failure, ending
+from .decision import Decision, Phase
+from .gate import failed_figures
+from .ledger import Ledger
+from .running import delete
+from .starting import frozen_plan, rendering
+from .ttl import expires_at
+from .views import FrozenPlan, JobView, Observed
+
+
+def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datetime) -> Decision:
+    """Return what is to be done after training has succeeded, until the artifact's record is read."""
+    left = tuple(
+        delete(observed, job, "Background")
+        # A sidecar keeps its pod, and with it GPUs, after the trainer has ended.
+        for job in (observed.live, observed.collect)
+        if job is not None and not job.deleting and (job.role == children.COLLECT or not job.finished)
+    )
+    job = observed.publish
+    if job is None or job.deleting:
+        if spec.suspend:
+            words = "spec.suspend is true; training has succeeded, publishing waits"
+            return Decision(Phase.SUSPENDED, Reason.SUSPENDED, words, ledger, delete=left, plan=observed.plan)
+        return _publish(observed, spec, ledger, left, waiting=job is not None)
+    record = job.verdict.artifact if job.verdict is not None and job.verdict.failure is None else None
+    if record is not None:
+        return _published(observed, spec, ledger, job, left)
+    if not job.finished:
+        words = "the artifact is made and its gate judged"
+        return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, delete=left, plan=observed.plan)
+    if job.complete:
+        # Its pod went before it was read. Publishing again gives the same content, and so the same digest.
+        words = "the publish pod was gone before its record was read; it is run again"
+        again = (*left, delete(observed, job, "Background"))
+        return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, delete=again, plan=observed.plan)
+    end = ending(job, None, now)
+    words = end.message if isinstance(end, Failure) else job.failed_message
+    message = (
+        f"publishing failed {children.PUBLISH_RETRIES + 1} times, last: {words}. The trained policy is in the workspace"
+    )
+    return Decision(Phase.FAILED, Reason.PUBLISH_FAILED, message, ledger, delete=left, plan=observed.plan)
+
+
+def _publish(
+    observed: Observed, spec: RLHFJobSpec, ledger: Ledger, left: tuple[Delete, ...], *, waiting: bool
+) -> Decision:
+    plan: FrozenPlan | Check | None = observed.plan or frozen_plan(observed, spec)
+    if isinstance(plan, Check) or plan is None or plan.plan is None:
+        words = plan.message if isinstance(plan, Check) else plan.problem if plan is not None else ""
+        return Decision(Phase.STALLED, Reason.PLAN_CHANGED, f"publishing needs the plan: {words}", ledger, delete=left)
+    words = "training has succeeded; the artifact is published"
+    number = ledger.last.number if ledger.last is not None else 1
+    create = () if waiting else (children.publish_job(rendering(observed, spec, plan), number),)
+    return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, create=create, delete=left, plan=observed.plan)
+
+
+def _published(
+    observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, left: tuple[Delete, ...]
+) -> Decision:
+    record = job.verdict.artifact if job.verdict is not None else None
+    if record is None:
+        raise ValueError(f"{job.name} has no record")
+    phase, reason = Phase.COMPLETE, Reason.COMPLETE
+    message = f"{record.ref} is published, gate {record.gate}"
+    if record.gate == "Failed":
+        comparisons = observed.status.evaluation.comparisons if observed.status.evaluation is not None else []
+        figures = "; ".join(failed_figures(comparisons, spec)) or record.gate_message or "no figure was given"
+        phase, reason = Phase.FAILED, Reason.GATE_FAILED
+        message = f"the evaluation's gate failed: {figures}. {record.ref} is published as Failed and will not be served"
+    return Decision(phase, reason, message, ledger, delete=left, plan=observed.plan, artifact=record)
+
+
+def clean_up(observed: Observed, spec: RLHFJobSpec, now: datetime) -> Plan:
+    """Return what is left to do for a finished job: its pods end, its names are freed, it goes when its time is up.
+
+    Finished Jobs stay, for their logs. Nothing is written to a status that is final.
+    """
+    expiry = expires_at(spec, observed.status)
+    if expiry is not None and now >= expiry:
+        owner = observed.owner
+        return Plan(delete=(Delete(RLHFJOBS, owner.namespace, owner.name, owner.uid, "Background"),))
+    jobs = [*observed.attempts, *(job for job in (observed.publish, observed.collect) if job is not None)]
+    deletes = [
+        delete(observed, job, "Background")
+        for job in jobs
+        if not job.deleting and (not job.finished or job.role == children.COLLECT)
+    ]
+    if observed.service_uid is not None:
+        name = children.service_name(observed.owner.name)
+        deletes.append(Delete(SERVICES, observed.owner.namespace, name, observed.service_uid))
+    return Plan(delete=tuple(deletes), wake_at=expiry)

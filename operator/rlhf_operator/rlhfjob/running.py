@@ -1,0 +1,270 @@
+"""An attempt whose Job exists: queueing, starting, running, stopping, and the reading of its end. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rlhf_operator.api.exitcodes import FailureClass
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.intents import Delete
+from rlhf_operator.common.reasons import Reason
+from rlhf_operator.common.resources import JOBS
+from rlhf_operator.common.times import for_people
+
+from . import children, retries, startup
+from .budget import check_budget, gpus, reached_at
+from .classify import Failure, NoVerdict, Success, ending
+from .decision import Decision, Phase
+from .kueue import queueing
+from .ledger import COUNTED, SUCCEEDED, Ledger, was_preempted
+from .starting import rendering, standing
+from .views import JobView, Observed
+
+
+def with_job(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, now: datetime) -> Decision:
+    """Return what is to be done about the newest attempt's Job."""
+    last = ledger.last
+    if last is not None and last.number == job.attempt and last.class_ is not None and not was_preempted(last):
+        return _settle(observed, spec, ledger, job, now)
+    if ledger.open is None and not (job.suspended and last is not None and last.number == job.attempt):
+        ledger = ledger.opened(job.attempt, job.micro_batch_size, None)
+    if job.deleting:
+        return _stopping(observed, spec, ledger, job, now)
+    if job.over(now):
+        return _ended(observed, spec, ledger, job, now)
+    stop = why_stop(spec, ledger, now)
+    if stop is not None:
+        return Decision(
+            Phase.SUSPENDING,
+            Reason.SUSPENDING,
+            f"attempt {job.attempt} is stopped: {stop[1]}",
+            ledger,
+            delete=(delete(observed, job, "Foreground"),),
+            plan=observed.plan,
+        )
+    decision = Decision(Phase.RUNNING, Reason.RUNNING, "", ledger, apply=standing(observed, spec), plan=observed.plan)
+    if job.suspended:
+        return _queued(observed, spec, decision, job, now)
+    if job.started_at is not None:
+        ledger = ledger.started(job.started_at)
+    decision = replace(decision, ledger=ledger)
+    if startup.all_started(job):
+        return _running(observed, spec, decision, job, now)
+    return _starting(observed, spec, decision, job, now)
+
+
+def vanished(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datetime) -> Decision:
+    """Return the record of an attempt whose Job is gone: stopped by us, or deleted by somebody."""
+    stop = why_stop(spec, ledger, now)
+    number = ledger.open.number if ledger.open is not None else 0
+    if stop is not None:
+        reason, words = stop
+        closed = ledger.closed(FailureClass.INTERRUPTED, f"{reason.value}: {words}", now, gpus=gpus(spec))
+        return Decision(Phase.SUSPENDED, reason, words, closed, plan=observed.plan)
+    words = "its Job was deleted"
+    closed = ledger.closed(FailureClass.DISRUPTION, words, now, gpus=gpus(spec))
+    message = f"attempt {number}: {words}; the next one goes on from the last checkpoint"
+    return Decision(Phase.RESTARTING, Reason.RESTARTING, message, closed, plan=observed.plan, wake_at=now)
+
+
+def why_stop(spec: RLHFJobSpec, ledger: Ledger, now: datetime) -> tuple[Reason, str] | None:
+    """Return why no pod may run, with the words that say what would change it."""
+    if spec.suspend:
+        return Reason.SUSPENDED, "spec.suspend is true"
+    exceeded = check_budget(ledger, spec, now)
+    return (Reason.BUDGET_EXCEEDED, exceeded.message) if exceeded is not None else None
+
+
+def delete(observed: Observed, job: JobView, propagation: str) -> Delete:
+    """Return the deletion of exactly this Job."""
+    return Delete(
+        JOBS,
+        observed.owner.namespace,
+        job.name,
+        job.uid,
+        "Foreground" if propagation == "Foreground" else "Background",
+    )
+
+
+def _queued(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobView, now: datetime) -> Decision:
+    ledger = decision.ledger
+    state = queueing(job, observed.workload, ledger.last, now, observed.defaults.kueue_timeout_seconds)
+    open_ = ledger.open
+    if open_ is not None and open_.from_ is not None:
+        # Time in the queue costs nothing: the run so far is closed and the next one opened when it is admitted.
+        words = f"{Reason.PREEMPTED.value}: {state.message}"
+        ledger = ledger.closed(FailureClass.DISRUPTION, words, now, gpus=gpus(spec))
+    return replace(
+        decision,
+        phase=Phase.QUEUED,
+        reason=state.reason,
+        message=f"attempt {job.attempt} {state.message}",
+        ledger=ledger,
+        wake_at=state.wake_at,
+    )
+
+
+def _starting(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobView, now: datetime) -> Decision:
+    limit = startup.deadline(job, spec)
+    if limit is not None and now >= limit:
+        failure = Failure(FailureClass.GANG_NOT_SCHEDULED, startup.gave_up(job, spec))
+        return _failed(observed, spec, decision.ledger, failure, now)
+    return replace(
+        decision,
+        phase=Phase.STARTING,
+        reason=Reason.STARTING,
+        message=f"attempt {job.attempt}: {startup.what_keeps(job)}",
+        wake_at=_earliest(limit, reached_at(decision.ledger, spec, now)),
+    )
+
+
+def _running(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobView, now: datetime) -> Decision:
+    next_reading = now + timedelta(seconds=observed.defaults.progress_interval_seconds)
+    return replace(
+        decision,
+        phase=Phase.RUNNING,
+        reason=Reason.RUNNING,
+        message=f"attempt {job.attempt} runs on {job.workers} worker{'s' * (job.workers > 1)}",
+        wake_at=_earliest(next_reading, reached_at(decision.ledger, spec, now)),
+    )
+
+
+def _stopping(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, now: datetime) -> Decision:
+    """A Job under deletion ends as it may: only a result that came first still counts."""
+    digest = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
+    finished = ending(job, digest, now)
+    if isinstance(finished, Success):
+        return _succeeded(observed, spec, ledger, finished, now)
+    stop = why_stop(spec, ledger, now)
+    decision = Decision(
+        Phase.SUSPENDING if stop is not None else Phase.RESTARTING,
+        Reason.SUSPENDING if stop is not None else Reason.RESTARTING,
+        f"attempt {job.attempt} is stopping",
+        ledger,
+        plan=observed.plan,
+    )
+    return _let_go(observed, decision, job, now)
+
+
+def _let_go(observed: Observed, decision: Decision, job: JobView, now: datetime) -> Decision:
+    """A Job deleted in the foreground waits for pods on a dead node for ever: then the pods are left to be fenced."""
+    remaining = [pod for pod in job.pods if not pod.ended]
+    if remaining and all(pod.overdue(now) for pod in remaining):
+        return replace(decision, delete=(delete(observed, job, "Background"),))
+    deadlines = [pod.deleting_since + timedelta(seconds=61) for pod in remaining if pod.deleting_since is not None]
+    return replace(decision, wake_at=min(deadlines, default=None))
+
+
+def _settle(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, now: datetime) -> Decision:
+    """The end is recorded: the Job goes, and only when it is gone another is made."""
+    last = ledger.last
+    stop = why_stop(spec, ledger, now)
+    ended = f"attempt {job.attempt} ended with {last.class_}: {last.reason}" if last is not None else ""
+    decision = Decision(
+        Phase.SUSPENDING if stop is not None else Phase.RESTARTING,
+        Reason.SUSPENDING if stop is not None else Reason.RESTARTING,
+        ended,
+        ledger,
+        plan=observed.plan,
+    )
+    if job.deleting:
+        return _let_go(observed, decision, job, now)
+    unreachable = any(pod.overdue(now) for pod in job.pods)
+    deletes = [delete(observed, job, "Background" if unreachable else "Foreground")]
+    if observed.collect is not None and not observed.collect.deleting:
+        deletes.append(delete(observed, observed.collect, "Background"))
+    return replace(decision, delete=tuple(deletes))
+
+
+def _ended(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, now: datetime) -> Decision:
+    digest = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
+    if job.started_at is not None:
+        ledger = ledger.started(job.started_at)
+    end = ending(job, digest, now)
+    if isinstance(end, NoVerdict):
+        return _collect(observed, spec, ledger, job, end, now)
+    if isinstance(end, Success):
+        return _succeeded(observed, spec, ledger, end, now)
+    return _failed(observed, spec, ledger, end, now)
+
+
+def _succeeded(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, success: Success, now: datetime) -> Decision:
+    verdict = success.verdict
+    words = verdict.message or verdict.reason
+    return Decision(
+        Phase.PUBLISHING,
+        Reason.PUBLISHING,
+        "training has succeeded; the artifact is published next",
+        ledger.closed(SUCCEEDED, words, now, gpus=gpus(spec)),
+        plan=observed.plan,
+        verdict=verdict,
+    )
+
+
+def _failed(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, failure: Failure, now: datetime) -> Decision:
+    """Record the end and what follows. The Job itself goes in a later pass, when this is on record."""
+    number = ledger.open.number if ledger.open is not None else 0
+    gave_up = retries.verdict(failure, ledger, spec)
+    counted = failure.failure in COUNTED and gave_up is None
+    closed = ledger.closed(failure.failure, failure.message, now, gpus=gpus(spec), node=failure.node, counted=counted)
+    if gave_up is not None:
+        return Decision(
+            Phase.FAILED, gave_up.reason, gave_up.message, closed, plan=observed.plan, verdict=failure.verdict
+        )
+    if failure.failure is FailureClass.SUPERSEDED and failure.verdict is not None:
+        closed = _past(closed, failure.verdict.figures.get("attempt"))
+    earliest = retries.not_before(closed)
+    soon = f"in {for_people(earliest - now)}" if earliest is not None and earliest > now else "at once"
+    counting = f", restart {closed.restarts} of {spec.max_restarts}" if counted else ""
+    return Decision(
+        Phase.RESTARTING,
+        failure.failure.value,
+        f"attempt {number} ended with {failure.failure.value}: {failure.message}; "
+        f"the next one follows {soon}{counting}",
+        closed,
+        plan=observed.plan,
+        verdict=failure.verdict,
+        # On record now; the Job is deleted when this write comes back, or at the latest then.
+        wake_at=now,
+    )
+
+
+def _past(ledger: Ledger, newest: float | None) -> Ledger:
+    """A workspace that knows a higher attempt than status does: the next one is numbered above it."""
+    last = ledger.last
+    if last is None or newest is None or newest <= last.number:
+        return ledger
+    return replace(ledger, records=(*ledger.records[:-1], last.model_copy(update={"number": int(newest)})))
+
+
+def _collect(
+    observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, end: NoVerdict, now: datetime
+) -> Decision:
+    """Nobody is left to say how it ended: result.json is read by a small Job."""
+    waiting = Decision(
+        Phase.FINISHING,
+        Reason.COLLECTING,
+        f"{end.message}; its result is read from the workspace",
+        ledger,
+        plan=observed.plan,
+    )
+    collect = observed.collect if observed.collect is not None and observed.collect.attempt == job.attempt else None
+    if collect is None:
+        if observed.plan is None or observed.plan.plan is None:
+            failure = Failure(FailureClass.RESULT_UNKNOWN, f"{end.message}, and the plan's ConfigMap is gone too")
+            return _failed(observed, spec, ledger, failure, now)
+        return replace(waiting, create=(children.collect_job(rendering(observed, spec, observed.plan), job.attempt),))
+    verdict = collect.verdict
+    digest = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
+    if verdict is not None and verdict.failure is None and verdict.plan_digest == digest:
+        return _succeeded(observed, spec, ledger, Success(verdict), now)
+    if not collect.finished:
+        return waiting
+    words = verdict.message if verdict is not None else collect.failed_message or "no result.json was found"
+    failure = Failure(FailureClass.RESULT_UNKNOWN, f"{end.message}; {words}")
+    return _failed(observed, spec, ledger, failure, now)
+
+
+def _earliest(*moments: datetime | None) -> datetime | None:
+    return min((moment for moment in moments if moment is not None), default=None)

@@ -1,0 +1,170 @@
+"""The way to the next attempt: the checks that must pass, the plan that is frozen, the children that are made. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.conditions import find
+from rlhf_operator.common.intents import Manifest
+from rlhf_operator.common.podtemplate import TemplateConflict
+from rlhf_operator.common.reasons import Reason
+from rlhf_operator.common.times import for_people
+
+from . import children, retries
+from .budget import check_budget
+from .checks import Check, failed
+from .decision import Decision, Phase
+from .ledger import Ledger
+from .plan import resolve
+from .progress import min_checkpoint_step
+from .references import check_references
+from .storage import check_storage
+from .supported import check_supported
+from .views import FrozenPlan, Observed
+
+SHORTEST_POLL, LONGEST_POLL = timedelta(seconds=5), timedelta(seconds=60)
+"""What is waited for lies outside the caches and is looked up: often at first, seldom after a while."""
+
+
+def next_attempt(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datetime) -> Decision:
+    """Return what is to be done while no attempt's Job exists and none has succeeded."""
+    if spec.suspend:
+        return Decision(Phase.SUSPENDED, Reason.SUSPENDED, "spec.suspend is true", ledger, plan=observed.plan)
+    exceeded = check_budget(ledger, spec, now)
+    if exceeded is not None:
+        return Decision(Phase.SUSPENDED, Reason.BUDGET_EXCEEDED, exceeded.message, ledger, plan=observed.plan)
+    supported = check_supported(spec)
+    if not supported.passed:
+        return _blocked(observed, ledger, supported, now)
+    if observed.references is None:
+        return Decision(Phase.PENDING, Reason.NOT_CHECKED, "references are looked up next", ledger, wake_at=now)
+    references = check_references(spec, observed.references)
+    storage = check_storage(observed.owner.name, spec, observed.references.claims, observed.claim)
+    checked = Decision(Phase.PENDING, "", "", ledger, references=references, storage=storage, plan=observed.plan)
+    for check in (references, storage):
+        if not check.passed:
+            return _blocked(observed, ledger, check, now, checked)
+    plan = frozen_plan(observed, spec)
+    if isinstance(plan, Check):
+        return _blocked(observed, ledger, plan, now, checked)
+    checked = replace(checked, plan=plan)
+    earliest = retries.not_before(ledger)
+    if earliest is not None and now < earliest:
+        return _back_off(checked, earliest, now)
+    try:
+        return _create(observed, spec, plan, checked, now)
+    except TemplateConflict as conflict:
+        return _blocked(observed, ledger, _invalid_template(str(conflict)), now, checked)
+
+
+def frozen_plan(observed: Observed, spec: RLHFJobSpec) -> FrozenPlan | Check:
+    """Return the plan made before, else resolve it: once, and never to another digest than the recorded one."""
+    if observed.plan is not None:
+        if observed.plan.plan is None:
+            return failed(
+                Reason.PLAN_UNREADABLE,
+                f"ConfigMap {observed.plan.config_map} holds a plan this operator can't read: {observed.plan.problem}",
+                permanent=True,
+            )
+        return observed.plan
+    if observed.references is None:
+        return failed(Reason.NOT_CHECKED, "references are looked up next")
+    try:
+        plan = resolve(observed.owner, spec, observed.references, observed.defaults)
+    except ValueError as error:
+        return failed(Reason.INVALID_SPEC, f"the spec can't be resolved to a plan: {error}", permanent=True)
+    digest, before = plan.digest(), observed.status.plan_digest
+    if before is not None and before != digest:
+        return failed(
+            Reason.PLAN_CHANGED,
+            f"the plan's ConfigMap is gone and the spec now resolves to {digest}, not {before}: its checkpoints belong "
+            "to another plan. Restore the ConfigMap, or create a new job",
+            permanent=True,
+        )
+    return FrozenPlan(children.plan_name(observed.owner.name, digest), digest, plan)
+
+
+def rendering(observed: Observed, spec: RLHFJobSpec, plan: FrozenPlan) -> children.Rendering:
+    """Return what children are made from."""
+    return children.Rendering(observed.owner, spec, plan, observed.defaults.trainer_image_pull_policy)
+
+
+def standing(observed: Observed, spec: RLHFJobSpec) -> tuple[Manifest, ...]:
+    """Return the children that are kept as they should be for as long as pods may need them."""
+    return (children.settings_config_map(observed.owner, spec), children.service(observed.owner))
+
+
+def _create(observed: Observed, spec: RLHFJobSpec, plan: FrozenPlan, checked: Decision, now: datetime) -> Decision:
+    ledger = checked.ledger
+    number = ledger.next_number(observed.attempts)
+    avoid = retries.nodes_to_avoid(ledger)
+    arguments = children.AttemptArguments(
+        number=number,
+        micro_batch_size=retries.next_micro_batch_size(ledger, spec),
+        min_checkpoint_step=min_checkpoint_step(observed.status),
+        avoid_nodes=avoid,
+    )
+    job = children.training_job(rendering(observed, spec, plan), arguments)
+    if observed.template_problem is not None:
+        return _blocked(observed, ledger, _invalid_template(observed.template_problem), now, checked)
+    create: list[Manifest] = []
+    if observed.plan is None and plan.plan is not None:
+        create.append(children.plan_config_map(observed.owner, plan.plan))
+    if spec.storage.claim_name is None and observed.claim is None:
+        create.append(children.storage_claim_manifest(observed.owner, spec))
+    create.append(job)
+    words = f"attempt {number} is started"
+    if avoid:
+        words += f"; it prefers nodes other than {', '.join(avoid)}, where attempts failed"
+    before = retries.micro_batch_size(ledger, spec)
+    if arguments.micro_batch_size != before:
+        words += f"; microBatchSize {arguments.micro_batch_size} instead of {before} after OutOfMemory"
+    queued = spec.compute.queue_name is not None
+    return replace(
+        checked,
+        phase=Phase.QUEUED if queued else Phase.STARTING,
+        reason=Reason.QUEUED if queued else Reason.AVOIDING_NODE if avoid else Reason.STARTING,
+        message=words,
+        ledger=ledger.opened(number, arguments.micro_batch_size, None),
+        apply=standing(observed, spec),
+        create=tuple(create),
+    )
+
+
+def _back_off(checked: Decision, earliest: datetime, now: datetime) -> Decision:
+    last = checked.ledger.last
+    words = f"attempt {last.number} ended with {last.class_}: {last.reason}; " if last is not None else ""
+    return replace(
+        checked,
+        phase=Phase.RESTARTING,
+        reason=Reason.BACK_OFF,
+        message=f"{words}the next one follows after a back-off of {for_people(earliest - (last.to or now))}"
+        if last is not None
+        else "waits",
+        wake_at=earliest,
+    )
+
+
+def _invalid_template(words: str) -> Check:
+    return failed(Reason.TEMPLATE_INVALID, f"the pods can't be made as the spec asks: {words}", permanent=True)
+
+
+def _blocked(
+    observed: Observed, ledger: Ledger, check: Check, now: datetime, checked: Decision | None = None
+) -> Decision:
+    """Return the wait for what a check lacks. A permanent lack is looked at again only when the spec changes."""
+    decision = checked or Decision(Phase.PENDING, "", "", ledger, plan=observed.plan)
+    wake_at = None
+    if not check.permanent:
+        before = find(observed.status.conditions, "Reconciling")
+        waiting = now - before.last_transition_time if before and before.last_transition_time else timedelta()
+        wake_at = now + min(max(waiting / 2, SHORTEST_POLL), LONGEST_POLL)
+    return replace(
+        decision,
+        phase=Phase.STALLED if check.permanent else Phase.PENDING,
+        reason=check.reason,
+        message=check.message,
+        wake_at=wake_at,
+    )

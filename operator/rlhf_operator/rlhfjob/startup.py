@@ -1,0 +1,35 @@
+"""The time in which all workers must have started, and what keeps one from it in the scheduler's words. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.times import for_people
+
+from .views import JobView
+
+
+def all_started(job: JobView) -> bool:
+    """Whether the trainer of every index has started at least once."""
+    return len({pod.index for pod in job.pods if pod.started}) == job.workers
+
+
+def deadline(job: JobView, spec: RLHFJobSpec) -> datetime | None:
+    """Return when an attempt that has not started whole is given up; None while its Job is suspended."""
+    if job.started_at is None or job.suspended:
+        return None
+    return job.started_at + timedelta(seconds=spec.timeouts.startup.seconds)
+
+
+def what_keeps(job: JobView) -> str:
+    """Return who is missing and why, in the scheduler's or the kubelet's words."""
+    missing = sorted(set(range(job.workers)) - {pod.index for pod in job.pods if pod.started})
+    words = sorted({pod.waiting for pod in job.pods if pod.waiting and not pod.started})
+    who = f"{len(missing)} of {job.workers} workers have not started"
+    return f"{who}: {'; '.join(words)}" if words else who
+
+
+def gave_up(job: JobView, spec: RLHFJobSpec) -> str:
+    """Return the reason of an attempt that did not start in time."""
+    return f"{what_keeps(job)}; given up after {for_people(spec.timeouts.startup.seconds)} (timeouts.startup)"

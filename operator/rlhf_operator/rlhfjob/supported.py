@@ -1,0 +1,83 @@
+"""What this version can run. A spec that asks for more is refused by field before a pod starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_operator.api.algorithms import CriticInit
+from rlhf_operator.api.base import to_camel
+from rlhf_operator.api.data import DataRef
+from rlhf_operator.api.generation import RolloutEngine
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.reasons import Reason
+
+from .checks import Check, failed, passed
+
+ALGORITHMS = frozenset({"ppo"})
+GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})
+GUARDS = frozenset({"kl", "non_finite"})
+SOURCES = frozenset({"pvc", "config_map"})
+
+
+def check_supported(spec: RLHFJobSpec) -> Check:
+    """Return a permanent failure that names every field this version can't run yet."""
+    fields = sorted(set(unsupported_fields(spec)))
+    if not fields:
+        return passed()
+    return failed(
+        Reason.NOT_SUPPORTED_YET,
+        f"this version of the operator can't run {', '.join(fields)} yet: create an RLHFJob without it",
+        permanent=True,
+    )
+
+
+def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
+    """Yield the path of each field that is set and not supported yet."""
+    yield from (field for field in spec.one_of if getattr(spec, field) is not None and field not in ALGORITHMS)
+    for field, source in _sources(spec):
+        yield from (
+            f"{field}.{to_camel(kind)}" for kind in DataRef.one_of if getattr(source, kind) and kind not in SOURCES
+        )
+    for scorer in spec.scorers:
+        if scorer.grader is not None:
+            kind = next(kind for kind in scorer.grader.one_of if getattr(scorer.grader, kind) is not None)
+            if kind not in GRADERS:
+                yield f"scorers[{scorer.name}].grader.{to_camel(kind)}"
+    for guard in spec.guards:
+        kind = next(kind for kind in guard.one_of if getattr(guard, kind) is not None)
+        if kind not in GUARDS:
+            yield f"guards[{guard.name}].{to_camel(kind)}"
+    if spec.rollout.engine != RolloutEngine.TRANSFORMERS:
+        yield "rollout.engine"
+    if spec.lora is not None:
+        yield "lora"
+    if spec.ppo is not None and spec.ppo.critic.init_from != CriticInit.POLICY:
+        yield "ppo.critic.initFrom"
+    if spec.warm_start is not None and spec.warm_start.training.epochs is None:
+        yield "warmStart.training.steps"
+    if spec.output.s3 is not None:
+        yield "output.s3"
+    yield from _evaluation_fields(spec)
+
+
+def _evaluation_fields(spec: RLHFJobSpec) -> Iterator[str]:
+    evaluation = spec.evaluation
+    if evaluation is None:
+        return
+    if evaluation.suites:
+        yield "evaluation.suites"
+    if evaluation.slices is not None:
+        yield "evaluation.slices"
+    if evaluation.every_steps is not None:
+        yield "evaluation.everySteps"
+
+
+def _sources(spec: RLHFJobSpec) -> Iterator[tuple[str, DataRef]]:
+    yield "baseModel", spec.base_model
+    yield "dataset", spec.dataset
+    if spec.parent_artifact is not None:
+        yield "parentArtifact", spec.parent_artifact
+    if spec.warm_start is not None:
+        yield "warmStart.dataset", spec.warm_start.dataset
+    if spec.evaluation is not None:
+        yield "evaluation.dataset", spec.evaluation.dataset

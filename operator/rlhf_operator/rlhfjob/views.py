@@ -1,0 +1,193 @@
+"""What one reconcile knows, typed and frozen: filled in by observe.py, read by every policy file. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from rlhf_operator.api.jobstatus import RLHFJobStatus
+from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.result import Progress, TerminationMessage
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.intents import OperatorDefaults
+from rlhf_operator.common.names import Owner
+
+TRAINER = "trainer"
+"""Name of our container. Attempts are judged by it alone, whatever else runs in the pod."""
+
+OVERDUE_AFTER = timedelta(seconds=60)
+"""A pod that outlives the end of its grace period by this much is on a node that no longer answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod of a Job."""
+
+    name: str
+    uid: str
+    index: int | None
+    """Completion index; 0 is rank 0's pod."""
+    phase: str
+    node: str | None = None
+    ip: str | None = None
+    reason: str = ""
+    """The pod's own reason: Evicted, NodeLost, …"""
+    message: str = ""
+    disruption: str | None = None
+    """Reason of a True DisruptionTarget condition, for example EvictionByEvictionAPI."""
+    waiting: str | None = None
+    """What keeps it from starting, in the scheduler's or the kubelet's words."""
+    started: bool = False
+    """Whether the container `trainer` has started at least once."""
+    exit_code: int | None = None
+    """Of the container `trainer`; None while it has not ended."""
+    exit_reason: str = ""
+    """The kubelet's reason for its end: Completed, Error, OOMKilled."""
+    finished_at: datetime | None = None
+    termination_message: str = ""
+    deleting_since: datetime | None = None
+    """deletionTimestamp: the end of the grace period that the deletion gave."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of ours runs in it any more. A sidecar of the user's may still run."""
+        return self.exit_code is not None or self.phase in ("Succeeded", "Failed")
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether it should have been gone for a while: its node does not answer."""
+        return self.deleting_since is not None and now > self.deleting_since + OVERDUE_AFTER
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One batch Job of ours with its pods."""
+
+    name: str
+    uid: str
+    role: str
+    """train, publish or collect."""
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None = None
+    """When the Job controller last started it; None while it is suspended."""
+    suspended: bool = False
+    deleting: bool = False
+    complete: bool = False
+    failed: bool = False
+    failed_reason: str = ""
+    failed_message: str = ""
+    ready: int = 0
+    pods: tuple[PodView, ...] = ()
+    workers: int = 1
+    micro_batch_size: int | None = None
+    queue_name: str | None = None
+    verdict: TerminationMessage | None = None
+    """What the pod of index 0 said at its end, when it could be read."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the Job controller is done with it: every pod is terminal or gone."""
+        return self.complete or self.failed
+
+    @property
+    def root_pod(self) -> PodView | None:
+        """The newest pod of index 0."""
+        return next((pod for pod in reversed(self.pods) if pod.index in (0, None)), None)
+
+    def over(self, now: datetime) -> bool:
+        """Whether no trainer of this attempt runs any more.
+
+        Also when the Job itself can't finish: a sidecar keeps a pod running, or a node does not answer.
+        """
+        if self.finished:
+            return True
+        if self.suspended or not self.pods:
+            return False
+        if all(pod.ended or pod.overdue(now) for pod in self.pods):
+            indexes = {pod.index for pod in self.pods}
+            return len(indexes) == self.workers or any(pod.overdue(now) for pod in self.pods)
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadView:
+    """Kueue's Workload of an attempt."""
+
+    name: str
+    quota_reserved: bool = False
+    admitted: bool = False
+    evicted: str | None = None
+    """Reason of a True Evicted condition, for example Preempted."""
+    message: str = ""
+    """Why it waits, in Kueue's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimView:
+    """A PersistentVolumeClaim."""
+
+    name: str
+    access_modes: tuple[str, ...]
+    phase: str = "Pending"
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What the spec refers to, as the API server has it now. A missing entry does not exist."""
+
+    claims: Mapping[str, ClaimView] = field(default_factory=dict)
+    config_maps: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    """ConfigMap → key → content."""
+    secrets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Secret → its keys. Values are never read into the process's memory longer than the answer lives."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Reference (`configmap/gold`) → why it could not be read: Unknown, never missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenPlan:
+    """The plan as its ConfigMap holds it: made once, then read."""
+
+    config_map: str
+    digest: str
+    plan: TrainingPlan | None
+    problem: str = ""
+    """Why this operator can't read it; then `plan` is None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One RLHFJob and everything around it, at one moment."""
+
+    owner: Owner
+    generation: int
+    created_at: datetime
+    spec: RLHFJobSpec | None
+    status: RLHFJobStatus
+    defaults: OperatorDefaults
+    spec_problem: str = ""
+    """Why the spec can't be read; then `spec` is None."""
+    raw_status: Mapping[str, object] = field(default_factory=dict)
+    attempts: tuple[JobView, ...] = ()
+    """Training Jobs, oldest attempt first."""
+    publish: JobView | None = None
+    collect: JobView | None = None
+    plan: FrozenPlan | None = None
+    references: References | None = None
+    """None: nothing is about to start, so nothing was looked up."""
+    claim: ClaimView | None = None
+    """Our own storage claim."""
+    service_uid: str | None = None
+    workload: WorkloadView | None = None
+    workloads_known: bool = False
+    """Whether Kueue's API is there and its cache is filled."""
+    progress: Progress | None = None
+    template_problem: str | None = None
+    """The API server's words about the rendered Job, when a dry run refused it."""
+
+    @property
+    def live(self) -> JobView | None:
+        """The newest attempt's Job, if one exists."""
+        return self.attempts[-1] if self.attempts else None
