@@ -1,6 +1,6 @@
-"""An operator for kinds made for tests: the runtime with the smallest controllers that use all of it. Run as a script.
+"""Kinds made for tests, and an operator for them: the runtime with the smallest controller that uses all of it.
 
-WIDGET_KINDS says which of the kinds Widget and Gadget it serves.
+`python -m opkit.widgets` runs it; WIDGET_KINDS says which of the kinds it serves.
 """
 
 from __future__ import annotations
@@ -33,6 +33,32 @@ from rlhf_operator.runtime.operator import Operator
 from rlhf_operator.settings import load_settings
 
 GROUP = "runtime.test.rlhf.dev"
+WIDGETS = Resource(GROUP, "v1", "Widget", "widgets")
+GADGETS = Resource(GROUP, "v1", "Gadget", "gadgets")
+# Installed by one test only: it must be absent before.
+LATECOMERS = Resource(GROUP, "v1", "Latecomer", "latecomers")
+KINDS = {resource.kind: resource for resource in (WIDGETS, GADGETS, LATECOMERS)}
+
+
+def crd(resource: Resource) -> dict[str, Any]:
+    """A CRD that takes everything."""
+    version = {
+        "name": resource.version,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+    }
+    names = {"kind": resource.kind, "plural": resource.plural, "singular": resource.kind.lower()}
+    return {
+        "metadata": {"name": resource.qualified},
+        "spec": {"group": resource.group, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def widget(namespace: str, name: str = "w", **spec: Any) -> dict[str, Any]:
+    """An object of any of the kinds."""
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": {"value": "one", "count": 1, **spec}}
 
 
 @dataclass(frozen=True)
@@ -42,7 +68,10 @@ class Observed:
 
 
 class WidgetController:
-    """spec: {value, count, service, wakeSeconds}; `count` ConfigMaps that hold `value`, and one that is made once."""
+    """`count` ConfigMaps that hold `value`, and one that is made once.
+
+    spec: {value, count, service: bool, labels: {} of the ConfigMaps, wakeSeconds, deleteUid: {name, uid}}
+    """
 
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
@@ -59,14 +88,19 @@ class WidgetController:
         surplus = [c for c in observed.configmaps if c["metadata"]["name"] not in (*wanted, f"{name}-once")]
         services = (self._child("Service", name, {"spec": service_spec()}, observed),) if spec.get("service") else ()
         maps = [self._child("ConfigMap", child, {"data": {"value": spec["value"]}}, observed) for child in wanted]
+        named = spec.get("deleteUid")
+        namespace = observed.obj["metadata"]["namespace"]
+        deletes = [
+            Delete(CONFIGMAPS, namespace, c["metadata"]["name"], c["metadata"]["uid"])
+            for c in surplus
+            if not c["metadata"].get("deletionTimestamp")
+        ]
+        if named:
+            deletes.append(Delete(CONFIGMAPS, namespace, named["name"], named["uid"]))
         return Plan(
             apply=(*maps, *services),
             create=(self._child("ConfigMap", f"{name}-once", {"data": {"first": spec["value"]}}, observed),),
-            delete=tuple(
-                Delete(CONFIGMAPS, c["metadata"]["namespace"], c["metadata"]["name"], c["metadata"]["uid"])
-                for c in surplus
-                if not c["metadata"].get("deletionTimestamp")
-            ),
+            delete=tuple(deletes),
             status={"value": spec["value"], "phase": "Ready", "configMaps": len(wanted)},
             events=(Event("Normal", "Made", f"made for {spec['value']}"),),
             wake_at=now + timedelta(seconds=spec["wakeSeconds"]) if "wakeSeconds" in spec else None,
@@ -83,6 +117,7 @@ class WidgetController:
 
     def _child(self, kind: str, name: str, body: Mapping[str, Any], observed: Observed) -> Manifest:
         owner = observed.obj["metadata"]
+        extra = observed.obj["spec"].get("labels") or {}
         return {
             "apiVersion": "v1",
             "kind": kind,
@@ -90,6 +125,7 @@ class WidgetController:
                 "name": name,
                 "namespace": owner["namespace"],
                 "labels": {
+                    **extra,
                     MANAGED_BY_LABEL: MANAGED_BY,
                     OWNER_KIND_LABEL: self.resource.kind,
                     OWNER_NAME_LABEL: owner["name"],
@@ -120,7 +156,7 @@ def main() -> int:
     logs.set_up(settings.log_level)
     credentials = load_credentials(settings.kubeconfig)
     kinds = os.environ.get("WIDGET_KINDS", "Widget").split(",")
-    controllers = [WidgetController(Resource(GROUP, "v1", kind, f"{kind.lower()}s")) for kind in kinds]
+    controllers = [WidgetController(KINDS[kind]) for kind in kinds]
     try:
         asyncio.run(shell.run(Operator(settings, credentials, controllers), credentials))
     except OperatorError as error:
