@@ -33,7 +33,8 @@ def custom_resource_definition(kind: type[Kind]) -> dict[str, Any]:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            # Declared so that the rule on the name can point at it.
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": structural(spec_type),
             "status": tolerant(status_type),
         },

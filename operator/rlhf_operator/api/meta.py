@@ -101,6 +101,7 @@ class Kind(Model):
             "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             "metadata.name becomes the name of Services and pods: at most 40 characters, lower-case letters, digits "
             "and '-', starting with a letter and ending with a letter or digit",
+            field_path=".metadata.name",
         ),
     )
 

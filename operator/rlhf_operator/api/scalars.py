@@ -115,7 +115,7 @@ def _quantity_schema(schema: dict[str, Any]) -> None:
 
 
 def _one_or_many_schema(schema: dict[str, Any]) -> None:
-    # A structural schema has no "string or list": the type stays open, and impossible bounds refuse the other types.
+    # A structural schema has no "string or list": the type stays open, and bounds that nothing meets refuse the others.
     description = schema.get("description")
     schema.clear()
     schema.update(
@@ -125,6 +125,8 @@ def _one_or_many_schema(schema: dict[str, Any]) -> None:
             "maxLength": 253,
             "minItems": 1,
             "maxItems": 16,
+            "items": {"type": "string", "minLength": 1, "maxLength": 253},
+            "not": {"enum": [True, False]},
             "minimum": 1,
             "maximum": 0,
             "minProperties": 1,
