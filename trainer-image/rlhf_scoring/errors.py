@@ -2,7 +2,7 @@
 
 ScoringError
 ├── ScorerConfigError   the scorer can't work as the plan describes it: repeating the run does not help
-├── GraderError        a grader raised, or returned what is not a score, for a row that is named
+├── GraderFailed        a grader raised, or returned what is not a score, for a row that is named
 └── SandboxError        the grader's helper process is gone: a crash of the run
 """
 
@@ -21,7 +21,7 @@ class ScorerConfigError(ScoringError):
         self.scorer = scorer
 
 
-class GraderError(ScoringError):
+class GraderFailed(ScoringError):
     """A grader failed on one row. A score that is merely missing is None, not this."""
 
     def __init__(self, scorer: str, row: int, reason: str) -> None:

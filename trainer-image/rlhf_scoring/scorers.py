@@ -12,7 +12,7 @@ from typing import Self
 from rlhf_operator.api.plan import PlanScorer
 from rlhf_operator.api.shared import Grader
 
-from .errors import GraderError, ScorerConfigError
+from .errors import GraderFailed, ScorerConfigError
 from .graders.final_answer import FinalAnswer
 from .graders.overlap import Overlap
 from .graders.python import Python
@@ -64,7 +64,7 @@ class Scorers:
     ) -> list[float | None]:
         """Return one finite score per response, in order; None where there is none (never 0 in its stead).
 
-        rows: each prompt's row of the data set. Raises GraderError, naming the row, when a grader raises.
+        rows: each prompt's row of the data set. Raises GraderFailed, naming the row, when a grader raises.
         """
         judge, tally = self._judges[name], self._tallies[name]
         started = time.monotonic()
@@ -85,7 +85,7 @@ class Scorers:
             elif math.isfinite(judgement):
                 scores.append(judgement)
             else:
-                raise GraderError(name, row_number(row), f"the score is {judgement}")
+                raise GraderFailed(name, row_number(row), f"the score is {judgement}")
         return scores
 
     def digest(self, name: str) -> str:

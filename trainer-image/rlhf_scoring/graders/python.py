@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rlhf_operator.api.plan import PlanScorer
 from rlhf_operator.api.shared import PythonGrader
-from rlhf_scoring.errors import GraderError, ScorerConfigError
+from rlhf_scoring.errors import GraderFailed, ScorerConfigError
 from rlhf_scoring.judge import Judgement, Missing, Row, digest_of, row_number
-from rlhf_scoring.sandbox.pool import Died, ForkServer, LoadError, Outcome, Pool, Raised, Scored, TimedOut
+from rlhf_scoring.sandbox.pool import Died, ForkServer, LoadFailed, Outcome, Pool, Raised, Scored, TimedOut
 
 SOURCE_BYTES = 1024 * 1024
 
@@ -29,7 +29,7 @@ class Python:
             load = {"source": source, "function": config.function, "file": Path(str(scorer.grader_path)).name}
         try:
             self._pool = Pool(server, load, workers=workers, timeout_seconds=config.timeout.seconds)
-        except LoadError as error:
+        except LoadFailed as error:
             raise ScorerConfigError(scorer.name, f"the grader {load['file']} can't be loaded: {error}") from error
         # The time-out is left out: it decides whether there is a score, not which.
         self.digest = digest_of("python/1", load["file"], load["function"], self._pool.code_digest)
@@ -54,7 +54,7 @@ class Python:
             case Scored(score):
                 return Missing("the grader returned None") if score is None else score
             case Raised(reason):
-                raise GraderError(self._name, row_number(row), reason)
+                raise GraderFailed(self._name, row_number(row), reason)
             case TimedOut(seconds):
                 return Missing(f"row {row_number(row)}: no answer within {seconds:g} s", timed_out=True)
             case Died(how):

@@ -58,7 +58,7 @@ class Died:
 Outcome = Scored | Raised | TimedOut | Died
 
 
-class LoadError(Exception):
+class LoadFailed(Exception):
     """The grader's module can't be imported, or lacks the function."""
 
 
@@ -156,7 +156,7 @@ class Pool:
     def __init__(self, server: ForkServer, load: dict[str, Any], *, workers: int, timeout_seconds: float) -> None:
         """Start one worker, so that what can't be loaded is known at once; the others start when they are needed.
 
-        Raises LoadError.
+        Raises LoadFailed.
         """
         self._server = server
         self._load = frames.encode(load)
@@ -216,14 +216,14 @@ class Pool:
             answer = frames.receive(connection, worker.buffer, frames.REPLY_BYTES)
         except TimeoutError:
             self._discard(worker)
-            raise LoadError(f"importing it took longer than {LOAD_SECONDS:.0f} s") from None
+            raise LoadFailed(f"importing it took longer than {LOAD_SECONDS:.0f} s") from None
         except (OSError, frames.FrameError) as error:
-            raise LoadError(f"its worker {self._discard(worker, _DEATH_GRACE_SECONDS)}: {error}") from error
+            raise LoadFailed(f"its worker {self._discard(worker, _DEATH_GRACE_SECONDS)}: {error}") from error
         if answer is None:
-            raise LoadError(f"importing it ended its worker: {self._discard(worker, _DEATH_GRACE_SECONDS)}")
+            raise LoadFailed(f"importing it ended its worker: {self._discard(worker, _DEATH_GRACE_SECONDS)}")
         if "digest" not in answer:
             self._discard(worker)
-            raise LoadError(str(answer.get("error")))
+            raise LoadFailed(str(answer.get("error")))
         self.code_digest = str(answer["digest"])
         return worker
 
