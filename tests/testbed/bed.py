@@ -18,7 +18,7 @@ from testbed.paths import Paths
 from testbed.processes import Daemons
 from testbed.progress import Progress
 from testbed.state import BedState, Profile, choose_ports, host_address, load
-from testbed.versions import CONTROL_PLANE, NODE, SYSTEM_PACKAGES
+from testbed.versions import CONTROL_PLANE, GATEWAY, NODE, SYSTEM_PACKAGES
 
 _CONTROL_PLANE_DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager")
 _NODE_DAEMONS = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "volumes")
@@ -120,7 +120,7 @@ def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> 
 def _add_node(state: BedState, paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
     """Add the node to a running control plane. What fails halfway is found incomplete and cleaned by the next `up`."""
     host.require_packages(SYSTEM_PACKAGES, progress)
-    binaries = require((*CONTROL_PLANE, *NODE), paths, progress)
+    binaries = require((*CONTROL_PLANE, *NODE, *GATEWAY), paths, progress)
     state = state.model_copy(update={"profile": Profile.NODE, "complete": False})
     state.save(paths.state)
     progress.say("starting the node")

@@ -80,6 +80,13 @@ def build(tools: Sequence[Tool], target_of: Mapping[str, Path], paths: Paths, pr
         progress.say(f"built {names} in {progress.elapsed_seconds - started:.0f} s")
 
 
+def module_source(module: str, version: str, paths: Paths, progress: Progress) -> Path:
+    """The read-only folder of a Go module's sources, its checksum verified by the Go command."""
+    go = toolchain(paths, progress)
+    listed = _run([str(go), "mod", "download", "-json", f"{module}@{version}"], cwd=paths.root, env=os.environ)
+    return Path(json.loads(listed)["Dir"])
+
+
 def place(binary: Path, target: Path) -> None:
     """Move a finished binary to its place in one step."""
     if not binary.exists():

