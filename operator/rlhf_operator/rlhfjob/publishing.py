@@ -27,7 +27,7 @@ def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datet
         delete(observed, job, "Background")
         # A sidecar keeps its pod, and with it GPUs, after the trainer has ended.
         for job in (observed.live, observed.collect)
-        if job is not None and not job.deleting and (job.role == children.COLLECT or not job.finished)
+        if job is not None and not job.deleting and (job.role == children.COLLECT or job.lingers)
     )
     job = observed.publish
     if job is None or job.deleting:
@@ -96,7 +96,7 @@ def clean_up(observed: Observed, spec: RLHFJobSpec, now: datetime) -> Plan:
     deletes = [
         delete(observed, job, "Background")
         for job in jobs
-        if not job.deleting and (not job.finished or job.role == children.COLLECT)
+        if not job.deleting and (job.lingers or job.role == children.COLLECT)
     ]
     if observed.service_uid is not None:
         name = children.service_name(observed.owner.name)

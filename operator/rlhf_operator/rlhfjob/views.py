@@ -91,6 +91,12 @@ class JobView:
         return self.complete or self.failed
 
     @property
+    def lingers(self) -> bool:
+        """Whether something keeps it from finishing: pods that run on, a queue. Terminal pods finish by themselves."""
+        terminal = bool(self.pods) and all(pod.phase in ("Succeeded", "Failed") for pod in self.pods)
+        return not self.finished and not self.deleting and not terminal
+
+    @property
     def root_pod(self) -> PodView | None:
         """The newest pod of index 0."""
         return next((pod for pod in reversed(self.pods) if pod.index in (0, None)), None)
