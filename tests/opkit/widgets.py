@@ -152,12 +152,13 @@ def service_spec() -> dict[str, Any]:
 
 def main() -> int:
     """As the operator's own main, with other controllers."""
-    settings = load_settings()
-    logs.set_up(settings.log_level)
-    credentials = load_credentials(settings.kubeconfig)
     kinds = os.environ.get("WIDGET_KINDS", "Widget").split(",")
+    logs.set_up("INFO")
     controllers = [WidgetController(KINDS[kind]) for kind in kinds]
     try:
+        settings = load_settings()
+        logs.set_up(settings.log_level)
+        credentials = load_credentials(settings.kubeconfig)
         asyncio.run(shell.run(Operator(settings, credentials, controllers), credentials))
     except OperatorError as error:
         print(error, file=sys.stderr)

@@ -23,6 +23,7 @@ async def run(operator: Operator, credentials: Credentials) -> None:
     # No look at the cluster's CRDs and namespaces: nothing of kopf's depends on them, and permissions may lack.
     settings.scanning.disabled = True
     settings.posting.enabled = False
+    # Set at every end: after a signal kopf would leave its own waiter for this flag behind, and wait 5 s for it.
     stop = asyncio.Event()
     ended: list[BaseException] = []
     tasks: list[asyncio.Task[None]] = []
@@ -47,6 +48,9 @@ async def run(operator: Operator, credentials: Credentials) -> None:
             ended.append(error)
             stop.set()
             return
+        except asyncio.CancelledError:
+            stop.set()
+            raise
         tasks.append(asyncio.create_task(live(), name="operator"))
 
     async def clean_up(**_: Any) -> None:
@@ -56,7 +60,6 @@ async def run(operator: Operator, credentials: Credentials) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         for session in sessions:
             await session.close()
-        # After a signal kopf leaves its waiter for this flag behind, and then waits 5 s for it.
         stop.set()
 
     async def log_in(**_: Any) -> kopf.AiohttpSession:

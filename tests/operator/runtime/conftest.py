@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -48,14 +48,19 @@ def start(admin: Api, namespace: str, tmp_path: Path) -> Iterator[StartOperator]
     with ExitStack() as stack:
 
         def start(
-            name: str = "operator", *, kinds: str = "Widget", kubeconfig: Path | None = None, **settings: str
+            name: str = "operator",
+            *,
+            kinds: str = "Widget",
+            kubeconfig: Path | None = None,
+            environment: Mapping[str, str] | None = None,
+            **settings: str,
         ) -> OperatorProcess:
             process = OperatorProcess(
                 tmp_path / name,
                 kubeconfig or admin.kubeconfig,
                 command=(sys.executable, "-m", "opkit.widgets"),
                 settings={**SETTINGS, "NAMESPACES": namespace, "LEASE_NAMESPACE": namespace, **settings},
-                environment={"WIDGET_KINDS": kinds},
+                environment={"WIDGET_KINDS": kinds, **(environment or {})},
             )
             started.append(stack.enter_context(process))
             return process
