@@ -125,7 +125,14 @@ class TerminationMessage(Model):
     def encode(self) -> bytes:
         """Return at most 3 KiB of JSON: the message gives way first, then the comparisons, then the figures."""
         shrunk = self.model_copy(update={"message": self.message[:1024]})
-        for update in ({}, {"message": self.message[:256]}, {"evaluation": []}, {"figures": {}}, {"message": ""}):
+        steps: tuple[dict[str, object], ...] = (
+            {},
+            {"message": self.message[:256]},
+            {"evaluation": []},
+            {"figures": {}},
+            {"message": ""},
+        )
+        for update in steps:
             shrunk = shrunk.model_copy(update=update)
             data = shrunk.model_dump_json(by_alias=True, exclude_none=True).encode()
             if len(data) <= TERMINATION_MESSAGE_BYTES:
