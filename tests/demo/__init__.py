@@ -1,4 +1,4 @@
-"""The demo behind `make demo`: everything around the training run that a newcomer watches. No product code lives here."""
+"""The demo behind `make demo`: everything around the training run that a newcomer watches. No product code."""
 
 import os
 

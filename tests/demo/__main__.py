@@ -10,7 +10,7 @@ from pathlib import Path
 
 from demo import install, own_rows, quickstart, report
 from demo.cluster import ClusterError
-from demo.own_rows import RowsError
+from demo.columns import RowsError
 from demo.run import Run, play
 from demo.voice import Voice
 from testbed.errors import BedError
@@ -48,7 +48,7 @@ def main(given: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         run = prepare(options, voice)
-        place = install.everything(options.namespace, options.build, voice)
+        place = install.everything(options.namespace, voice)
         report.show(run, play(run, place, options.build, voice))
     except (BedError, ClusterError, RowsError) as error:
         voice.say(f"the demo stopped: {error}")

@@ -1,4 +1,4 @@
-"""What the demo and the end-to-end tests do to a cluster: kubectl, helm, a loader pod for files. Any cluster will do."""
+"""What the demo and the end-to-end tests do to a cluster: kubectl, helm, a loader pod for files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ Object = dict[str, Any]
 """A Kubernetes object as JSON."""
 
 _UNPACK = "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall({!r}, filter='data')"
-_PACK = "import sys, tarfile; t = tarfile.open(fileobj=sys.stdout.buffer, mode='w|'); t.add({!r}, arcname='.'); t.close()"
+_PACK = (
+    "import sys, tarfile; t = tarfile.open(fileobj=sys.stdout.buffer, mode='w|'); t.add({!r}, arcname='.'); t.close()"
+)
 _WIPE = "import shutil, glob; [shutil.rmtree(path, ignore_errors=True) for path in glob.glob({!r})]"
 MOUNT = "/volume"
 """Where the loader pod has the claim."""
@@ -69,6 +71,19 @@ class Cluster:
     def ensure_namespace(self) -> None:
         """Make the namespace unless it exists."""
         self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}])
+
+    def tell(self, selector: str) -> str:
+        """What people look at first when pods don't do as they should: state, last log lines, events."""
+        told = []
+        for pod in self.objects("pods", selector):
+            name = pod["metadata"]["name"]
+            told.append(self.run("get", "pod", name, "-o", "wide").decode(errors="replace"))
+            for arguments in (("logs", name, "--tail=25", "--all-containers"), ("events", "--for", f"pod/{name}")):
+                try:
+                    told.append(self.run(*arguments).decode(errors="replace")[-3000:])
+                except ClusterError as error:
+                    told.append(str(error))
+        return "\n".join(told) or f"no pods with {selector}"
 
     def wait(
         self,

@@ -21,13 +21,13 @@ class Voice:
 
     def step(self, text: str) -> None:
         """A new step begins."""
-        self._write(f"\n==> {text}")
+        self._stream.write("\n")
+        self._write(f"==> {text}")
 
     def say(self, text: str) -> None:
         """A remark within a step."""
         self._write(f"    {text}")
 
     def _write(self, text: str) -> None:
-        blank = text[: len(text) - len(text.lstrip("\n"))]
-        self._stream.write(f"{blank}[{self.seconds:6.0f}s] {text[len(blank) :]}\n")
+        self._stream.write(f"[{self.seconds:6.0f}s] {text}\n")
         self._stream.flush()

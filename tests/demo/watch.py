@@ -34,7 +34,9 @@ def describe(job: Mapping[str, Any]) -> str:
 class Line:
     """One line that is written over on a terminal; elsewhere a line for each change, at most one in `every` seconds."""
 
-    def __init__(self, stream: TextIO | None = None, every: float = 5.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, stream: TextIO | None = None, every: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._stream = stream or sys.stderr
         self._every = every
         self._clock = clock

@@ -1,4 +1,4 @@
-"""The closed world of the quickstart: customers' messages about an order, and how an agent answers. Pure text, no files."""
+"""The closed world of the quickstart: customers' messages about an order, and how an agent answers. No files."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def split(held_out: int) -> tuple[list[Case], list[Case]]:
 
 
 def ordinary_answer(case: Case, rng: random.Random, skill: float) -> str:
-    """What a mediocre agent writes: each part of the answer is right with probability `skill`, else one of the bad ways.
+    """What a mediocre agent writes: each part of the answer is right with probability `skill`, else bad in some way.
 
     The base model learns from these, so that it speaks the language but has much to gain.
     """
