@@ -207,7 +207,7 @@ def compare(policy: Measurement, baseline: Measurement, scorer: str, seed: int) 
 
 def figures(plan: TrainingPlan, workspace: Path) -> dict[str, float]:
     """Mean scores of every measured policy: `eval/<scorer>/<subject>`."""
-    found = {}
+    found: dict[str, float] = {}
     for subject in (BASE, WARM_START, POLICY):
         if _path(workspace, subject).is_file():
             measured = read(workspace, subject)

@@ -1,0 +1,262 @@
+"""`rlhf_trainer publish`: judges the result and makes it an artifact, in a pod of its own that alone has the key.
+
+    <output>/sha256-<digest>/          the policy's files, manifest.json, model.sig
+    <output>/aliases/<alias>.json      {"digest": …, "path": …}
+
+Publishing again gives the same digest and changes nothing. What fails its gate stays in the workspace, unsigned.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from rlhf_operator.api.exitcodes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
+from rlhf_operator.api.plan import OUTPUT_PATH, PlanDataset, TrainingPlan
+from rlhf_operator.api.result import ArtifactRecord, Comparison, Digest, Result, TerminationMessage
+
+from . import evaluate
+from .artifact import (
+    MANIFEST_FILE,
+    RESERVED,
+    DatasetLineage,
+    Lineage,
+    Manifest,
+    RewardModelLineage,
+    SourceRecord,
+    inventory,
+    verify,
+)
+from .collect import NO_PLAN
+from .data import EVALUATION, TRAIN, WARM_START
+from .errors import ConfigError, Crash, TrainerError
+from .fencing import finished
+from .files import digest_tree, sync_directory, sync_file, write_durably
+from .gate import Gate, Verdict, verdict
+from .plans import read_plan
+from .termination import failure_message, write_termination_message
+
+ALIASES = "aliases"
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_DIGESTS = TypeAdapter(dict[str, Digest])
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Publish; the exit code is 0 when there is a record, whatever its gate says."""
+    plan_digest = NO_PLAN
+    try:
+        plan = read_plan(arguments.plan)
+        plan_digest = plan.digest()
+        message = publish(plan, arguments.workspace, arguments.output, arguments.key)
+    except TrainerError as error:
+        message = failure_message(plan_digest, 0, error.failure, error.reason, error.message)
+    except ValidationError as error:
+        words = f"result.json can't be read: {str(error).splitlines()[0]}"
+        message = failure_message(plan_digest, 0, FailureClass.CRASH, "ResultUnreadable", words)
+    except OSError as error:
+        words = f"the artifact can't be written: {error.strerror} ({error.filename})"
+        message = failure_message(plan_digest, 0, FailureClass.CRASH, "PublishFailed", words)
+    write_termination_message(message)
+    print(message.encode().decode(), file=sys.stdout if message.failure is None else sys.stderr)
+    return ExitCode.OK if message.failure is None else EXIT_CODE_OF_CLASS[message.failure]
+
+
+def publish(plan: TrainingPlan, workspace: Path, output: Path, key: Path | None = None) -> TerminationMessage:
+    """Judge the workspace's result and, unless its gate failed, publish it. Raises TrainerError, OSError."""
+    result = finished(workspace, plan)
+    if result is None:
+        raise Crash(f"{workspace} holds no result.json: training has not finished", reason="NoResult")
+    policy = _policy(workspace, result)
+    comparisons = evaluate.comparisons(plan, workspace)
+    judged = verdict(plan.evaluation, comparisons)
+    manifest = Manifest(
+        files=inventory(policy),
+        lineage=_lineage(plan, workspace, result),
+        gate=judged.gate,
+        gate_message=judged.message,
+        evaluation=tuple(comparisons),
+    )
+    digest = manifest.digest()
+    if judged.gate is Gate.FAILED:
+        ref = f"workspace://{workspace.name}/{result.policy}"
+        return _message(plan, result, comparisons, _record(plan, result, ref, digest, judged, signed=False))
+    artifact = _place(policy, manifest, _confined(output), workspace.name)
+    if key is not None:
+        # Here and not at the top: without a key nothing of the signing stack is loaded.
+        from .signature import sign
+
+        sign(artifact, key)
+    elif plan.output.sign:
+        raise ConfigError("output.signing is set, but no key was given to the publish pod", reason="SigningKeyMissing")
+    if plan.output.alias is not None:
+        _point(output, plan.output.alias, digest, artifact.name)
+    ref = f"pvc://{plan.output.claim}/{'/'.join(filter(None, (plan.output.path.strip('/'), artifact.name)))}"
+    return _message(plan, result, comparisons, _record(plan, result, ref, digest, judged, signed=key is not None))
+
+
+def _policy(workspace: Path, result: Result) -> Path:
+    policy = workspace / result.policy
+    if ".." in policy.parts or not policy.resolve().is_relative_to(workspace.resolve()) or not policy.is_dir():
+        raise ConfigError(f"result.json names the policy {result.policy!r}, which is no folder of the workspace")
+    if taken := RESERVED & {path.name for path in policy.iterdir()}:
+        raise ConfigError(f"the policy's folder holds {', '.join(sorted(taken))}, a name of the artifact's own")
+    inventory_digest = digest_tree(policy)
+    if inventory_digest != result.policy_digest:
+        raise ConfigError(
+            f"the policy has digest {inventory_digest}, result.json says {result.policy_digest}: "
+            "it was changed after training",
+            reason="DigestMismatch",
+        )
+    return policy
+
+
+def _lineage(plan: TrainingPlan, workspace: Path, result: Result) -> Lineage:
+    sources = _datasets(plan)
+    parent = plan.parent_artifact
+    return Lineage(
+        job=f"{plan.namespace}/{plan.name}",
+        plan_digest=result.plan_digest,
+        image=plan.image,
+        engine=result.engine,
+        world_size=result.world_size,
+        step=result.step,
+        policy_digest=result.policy_digest,
+        base_model=SourceRecord(ref=plan.base_model.ref, digest=result.base_model_digest),
+        parent=None if parent is None else SourceRecord(ref=parent.ref, digest=parent.digest),
+        datasets=tuple(
+            DatasetLineage(
+                **record.model_dump(),
+                ref=sources[record.name].ref,
+                provenance=sources[record.name].provenance,
+            )
+            for record in result.datasets
+            if record.name in sources
+        ),
+        scorers=_scorer_digests(workspace),
+        reward_models=tuple(
+            RewardModelLineage(scorer=scorer.name, name=scorer.reward_model.name, version=scorer.reward_model.version)
+            for scorer in plan.scorers
+            if scorer.reward_model is not None
+        ),
+    )
+
+
+def _datasets(plan: TrainingPlan) -> dict[str, PlanDataset]:
+    found = {TRAIN: plan.dataset}
+    if plan.warm_start is not None:
+        found[WARM_START] = plan.warm_start.dataset
+    if plan.evaluation is not None:
+        found[EVALUATION] = plan.evaluation.dataset
+    return found
+
+
+def _scorer_digests(workspace: Path) -> dict[str, str]:
+    path = workspace / evaluate.SCORERS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return _DIGESTS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"{path} does not hold the scorers' digests") from error
+
+
+def _confined(output: Path) -> Path:
+    """The output folder, made if need be; inside the output volume even if someone left links there."""
+    root = Path(OUTPUT_PATH)
+    if ".." in output.parts or (output.is_relative_to(root) and not output.resolve().is_relative_to(root.resolve())):
+        raise ConfigError(f"output.path leads out of its volume: {output}")
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _place(policy: Path, manifest: Manifest, output: Path, owner: str) -> Path:
+    """Copy the files beside their final place, then rename: a reader sees the whole artifact or none."""
+    final = output / manifest.digest().replace(":", "-")
+    if final.exists():
+        verify(final, manifest.digest())
+        return final
+    prefix = f".publishing-{owner}-"
+    for left in output.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=output) as temporary:
+        work = Path(temporary, "artifact")
+        work.mkdir()
+        for file in manifest.files:
+            _copy(policy / file.path, work / file.path)
+        write_durably(work / MANIFEST_FILE, manifest.canonical())
+        # The copies are what is published: they are what must be right.
+        verify(work, manifest.digest())
+        for folder in [work, *(path for path in work.rglob("*") if path.is_dir())]:
+            folder.chmod(0o755)
+            sync_directory(folder)
+        for file_path in work.rglob("*"):
+            if file_path.is_file():
+                file_path.chmod(0o644)
+        try:
+            work.rename(final)
+        except OSError:
+            # Another publish pod was first; the same digest means the same content.
+            if not final.exists():
+                raise
+            verify(final, manifest.digest())
+        sync_directory(output)
+    return final
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The check for links and this opening are two moments: the kernel looks again.
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+    with open(descriptor, "rb") as reader, target.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+    sync_file(target)
+
+
+def _point(output: Path, alias: str, digest: str, folder: str) -> None:
+    """Let an alias name this artifact."""
+    if not _ALIAS.fullmatch(alias):
+        raise ConfigError(f"output.alias {alias!r} must be letters, digits, '.', '_' and '-', 128 at most")
+    path = output / ALIASES / f"{alias}.json"
+    data = json.dumps({"digest": digest, "path": folder}, indent=2).encode()
+    if path.is_file() and path.read_bytes() == data:
+        return
+    path.parent.mkdir(exist_ok=True)
+    write_durably(path, data)
+
+
+def _record(
+    plan: TrainingPlan, result: Result, ref: str, digest: str, judged: Verdict, *, signed: bool
+) -> ArtifactRecord:
+    return ArtifactRecord(
+        ref=ref,
+        digest=digest,
+        alias=plan.output.alias if judged.gate is not Gate.FAILED else None,
+        gate=judged.gate,
+        gate_message=judged.message[:512],
+        signed=signed,
+        base_model_digest=result.base_model_digest,
+        dataset_digests=[record.digest for record in result.datasets],
+        plan_digest=result.plan_digest,
+    )
+
+
+def _message(
+    plan: TrainingPlan, result: Result, comparisons: list[Comparison], record: ArtifactRecord
+) -> TerminationMessage:
+    failed = record.gate == Gate.FAILED
+    words = f"gate {record.gate}: {record.gate_message}"
+    return TerminationMessage(
+        plan_digest=plan.digest(),
+        attempt=result.attempt,
+        reason="GateFailed" if failed else "Published",
+        message=words if failed else f"{record.ref} has digest {record.digest}; {words}",
+        step=result.step,
+        evaluation=comparisons,
+        artifact=record,
+    )
