@@ -1,11 +1,10 @@
 """`rlhf_trainer collect`: says again what a finished run said, from its result.json, when its pod was gone too soon."""
 
 import argparse
-import sys
 
 from pydantic import ValidationError
 
-from rlhf_operator.api.exitcodes import ExitCode, FailureClass
+from rlhf_operator.api.exitcodes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
 
 from .errors import TrainerError
 from .fencing import RESULT_FILE, finished
@@ -35,14 +34,4 @@ def main(arguments: argparse.Namespace) -> int:
         message = failure_message(plan_digest, 0, FailureClass.RESULT_UNKNOWN, "ResultUnreadable", words)
     write_termination_message(message)
     print(message.encode().decode())
-    return (
-        ExitCode.OK
-        if message.failure is None
-        else ExitCode.CONFIG
-        if message.failure is FailureClass.CONFIG
-        else (ExitCode.CRASH)
-    )
-
-
-if __name__ == "__main__":
-    sys.exit("run it as: python -m rlhf_trainer collect")
+    return ExitCode.OK if message.failure is None else EXIT_CODE_OF_CLASS.get(message.failure, ExitCode.CRASH)
