@@ -1,0 +1,49 @@
+"""`python -m rlhf_trainer launch | run | collect | publish`. Each command imports only what it needs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .options import RunOptions, add_run_options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(prog="rlhf_trainer", description="Trains one resolved plan.")
+    commands = top.add_subparsers(dest="command", required=True)
+    add_run_options(commands.add_parser("launch", help="PID 1 of a pod: start its ranks and say how they ended"))
+    add_run_options(commands.add_parser("run", help="one rank, under torchrun or alone"))
+    collect = commands.add_parser("collect", help="say what an existing result.json says")
+    publish = commands.add_parser("publish", help="make the artifact: manifest, digests, verdict, signature")
+    for command in (collect, publish):
+        command.add_argument("--plan", type=Path, required=True)
+        command.add_argument("--workspace", type=Path, required=True)
+    publish.add_argument("--output", type=Path, required=True)
+    publish.add_argument("--key", type=Path)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    match arguments.command:
+        case "launch":
+            from .launch import launch
+
+            return launch(RunOptions.of(arguments))
+        case "run":
+            from .run import run_rank
+
+            return run_rank(RunOptions.of(arguments))
+        case "collect":
+            from . import collect
+
+            return int(collect.main(arguments))
+        case _:
+            from . import publish
+
+            return int(publish.main(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

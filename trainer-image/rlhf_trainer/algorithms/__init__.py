@@ -1,0 +1,1 @@
+"""The algorithms: tensor mathematics and the steps made of it. Processes, files and engines live elsewhere."""

@@ -1,0 +1,72 @@
+"""A step's responses with everything the update needs, the same on every rank. Making them is in rollout.py."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from rlhf_trainer.distributed import Group
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Sampled responses and what the models at the time of sampling said of them.
+
+    Prompts are left-padded, responses right-padded; `logprobs`, `reference`, `values` and `entropy` are float32 and
+    [batch, response], meaningful where `response_mask` is 1.
+    """
+
+    prompt_tokens: Tensor
+    """[batch, prompt] int64."""
+    prompt_mask: Tensor
+    """[batch, prompt] int64."""
+    response_tokens: Tensor
+    """[batch, response] int64."""
+    response_mask: Tensor
+    """[batch, response] float32."""
+    finished: Tensor
+    """[batch] bool: the response ended by itself."""
+    logprobs: Tensor
+    """Log-probabilities under the policy that sampled."""
+    reference: Tensor
+    """Log-probabilities under the reference model."""
+    values: Tensor
+    """The critic's values."""
+    entropy: Tensor
+    """Entropy of the sampling distribution, in nats."""
+
+    def __len__(self) -> int:
+        """Number of responses."""
+        return int(self.response_tokens.shape[0])
+
+    def select(self, rows: Tensor) -> "RolloutBatch":
+        """Return the given rows. rows: [n] int64."""
+        return RolloutBatch(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def gathered(self, group: Group) -> "RolloutBatch":
+        """Join every rank's rows in rank order; the shapes must be the same on all ranks."""
+        return RolloutBatch(
+            **{
+                field.name: group.gather_rows(getattr(self, field.name), f"the gathering of {field.name}")
+                for field in fields(self)
+            }
+        )
+
+    def inputs(self) -> tuple[Tensor, Tensor, int]:
+        """What the models are called with: tokens and mask, both [batch, prompt + response], and the prompt length."""
+        return model_inputs(self.prompt_tokens, self.prompt_mask, self.response_tokens, self.response_mask)
+
+
+def model_inputs(
+    prompt_tokens: Tensor, prompt_mask: Tensor, response_tokens: Tensor, response_mask: Tensor
+) -> tuple[Tensor, Tensor, int]:
+    """Join prompts and responses: tokens and mask, both [batch, prompt + response] int64, and the prompt length."""
+    tokens = torch.cat([prompt_tokens, response_tokens], dim=1)
+    mask = torch.cat([prompt_mask, response_mask.long()], dim=1)
+    return tokens, mask, int(prompt_tokens.shape[1])
+
+
+def micro_batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Cut [n] row numbers into pieces of at most `size`."""
+    yield from rows.split(size)

@@ -1,0 +1,94 @@
+"""Who owns a workspace: one attempt, the highest. Everything an attempt writes lies below its own folder.
+
+An old attempt's pod may still run on a node that was cut off. It finds out by re-reading before each rename.
+"""
+
+import re
+from pathlib import Path
+
+from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.result import Result
+
+from .errors import ConfigError, Superseded
+from .files import sync_directory, write_durably
+
+ATTEMPT_FILE = "ATTEMPT"
+RESULT_FILE = "result.json"
+ATTEMPTS = "attempts"
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class Workspace:
+    """The folder of one plan, seen by one attempt."""
+
+    def __init__(self, root: Path, attempt: int) -> None:
+        self.root = root
+        self.attempt = attempt
+        self.own = root / ATTEMPTS / str(attempt)
+
+    def claim(self) -> None:
+        """Take the workspace for this attempt. Raises Superseded when a newer one has it. Rank 0 only."""
+        if not self.root.parent.is_dir():
+            raise ConfigError(f"storage: {self.root.parent} is not there: is the claim mounted?", reason="NoStorage")
+        self.check()
+        try:
+            self.own.mkdir(parents=True, exist_ok=True)
+            write_durably(self.root / ATTEMPT_FILE, f"{self.attempt}\n".encode())
+        except PermissionError as error:
+            raise ConfigError(
+                f"storage: the workspace {self.root} can't be written: {error}", "StorageReadOnly"
+            ) from error
+        sync_directory(self.own.parent)
+        self.check()
+
+    def owner(self) -> int:
+        """The highest attempt that ever claimed this workspace, 0 when none did.
+
+        Folders count beside the file: making one is atomic, so an old attempt that writes its number last changes
+        nothing.
+        """
+        numbers = [int(path.name) for path in self.attempt_folders()]
+        try:
+            text = (self.root / ATTEMPT_FILE).read_text().strip()
+        except FileNotFoundError:
+            text = ""
+        if _NUMBER.fullmatch(text):
+            numbers.append(int(text))
+        return max(numbers, default=0)
+
+    def check(self) -> None:
+        """Raise Superseded when a newer attempt owns the workspace."""
+        owner = self.owner()
+        if owner > self.attempt:
+            raise Superseded(f"attempt {owner} owns the workspace; attempt {self.attempt} gives way and writes nothing")
+
+    def attempt_folders(self) -> list[Path]:
+        """The folders of all attempts so far, the oldest first."""
+        folder = self.root / ATTEMPTS
+        if not folder.is_dir():
+            return []
+        found = [path for path in folder.iterdir() if _NUMBER.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=lambda path: int(path.name))
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Write a file at the root of the workspace, once it is certain that no newer attempt owns it."""
+        temporary = self.own / name
+        write_durably(temporary, data)
+        self.check()
+        temporary.replace(self.root / name)
+        sync_directory(self.root)
+
+
+def finished(root: Path, plan: TrainingPlan) -> Result | None:
+    """Return the result of this plan, when the workspace holds one: nothing is trained twice."""
+    path = root / RESULT_FILE
+    if not path.is_file():
+        return None
+    result = Result.model_validate_json(path.read_bytes())
+    if result.plan_digest != plan.digest():
+        raise ConfigError(
+            f"{path} belongs to plan {result.plan_digest}, not to {plan.digest()}: a workspace holds one plan",
+            reason="ForeignWorkspace",
+        )
+    return result

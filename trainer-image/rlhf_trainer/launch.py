@@ -1,0 +1,241 @@
+"""PID 1 of a training pod: starts this pod's ranks by torchrun's agent, and turns their end into one exit code.
+
+Plain torchrun would make every failure exit code 1 and kill ranks 30 s after SIGTERM whatever the pod's grace is.
+"""
+
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, launch_agent
+
+from rlhf_operator.api.exitcodes import FailureClass
+from rlhf_operator.api.plan import TORCHRUN_PORT, TrainingPlan
+from rlhf_operator.api.result import Result, TerminationMessage
+
+from .cgroup import memory_limit_bytes, oom_kills
+from .checkpoint import CheckpointStore
+from .distributed import Group
+from .errors import ConfigError, PeerLost, TrainerError
+from .fencing import Workspace, finished
+from .options import RunOptions
+from .outcome import Outcome, outcome_of, read_outcomes, root_cause
+from .plans import read_plan
+from .progress import say
+from .signals import RUN_DIRECTORY_VARIABLE, grace_seconds
+from .termination import success_message, write_termination_message
+from .watchdog import Watchdog
+
+_SIGKILL_CODES = (-9, 137)
+_MAY_BE_MEMORY = (FailureClass.CRASH, FailureClass.PEER_LOST)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this pod stands among the workers."""
+
+    index: int
+    workers: int
+    master_address: str
+    master_port: int
+    processes: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Place":
+        """Read what the operator put into the pod; one pod alone needs nothing."""
+        try:
+            return cls(
+                index=int(environment.get("JOB_COMPLETION_INDEX", "0")),
+                workers=int(environment.get("RLHF_WORKERS", "1")),
+                master_address=environment.get("RLHF_MASTER_ADDR", "127.0.0.1"),
+                master_port=int(environment.get("RLHF_MASTER_PORT", str(TORCHRUN_PORT))),
+                processes=int(environment.get("RLHF_PROCS_PER_WORKER", "1")),
+            )
+        except ValueError as error:
+            raise ConfigError(f"the pod's environment is wrong: {error}", reason="Environment") from error
+
+
+def launch(options: RunOptions) -> int:
+    """Run this pod's ranks to their end; writes the termination message and returns the exit code."""
+    kills_before = oom_kills()
+    plan: TrainingPlan | None = None
+    try:
+        plan = read_plan(options.plan)
+        if (result := finished(options.workspace, plan)) is None:
+            outcome = _attempt(plan, options, Place.from_environment(os.environ), kills_before)
+            result = finished(options.workspace, plan)
+    except TrainerError as error:
+        outcome, result = outcome_of(0, error), None
+    else:
+        if result is not None:
+            outcome = Outcome(rank=0, at=datetime.now(UTC))
+    return _end(plan, options, outcome, result)
+
+
+def _end(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome, result: Result | None) -> int:
+    message = success_message(result) if result is not None else _failure(plan, options, outcome)
+    say("exit", code=int(outcome.exit_code), failure=outcome.failure, reason=outcome.reason, message=outcome.message)
+    try:
+        write_termination_message(message)
+    except OSError as error:
+        # The exit code still tells the class; a missing message must not turn it into another one.
+        say("termination-message-not-written", error=str(error))
+    sys.stdout.flush()
+    return int(outcome.exit_code)
+
+
+def _failure(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome) -> TerminationMessage:
+    checkpoint = None
+    if plan is not None:
+        alone = Group(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
+        store = CheckpointStore(
+            Workspace(options.workspace, options.attempt), alone, plan.digest(), "step", plan.checkpoints.keep
+        )
+        try:
+            found = store.complete()
+            checkpoint = found[-1].record() if found else None
+        except (TrainerError, OSError) as error:
+            say("checkpoints-not-read", error=str(error))
+    return TerminationMessage(
+        plan_digest=plan.digest() if plan is not None else "sha256:" + "0" * 64,
+        attempt=options.attempt,
+        failure=outcome.failure or FailureClass.CRASH,
+        reason=outcome.reason,
+        message=outcome.message,
+        step=checkpoint.step if checkpoint is not None else None,
+        checkpoint=checkpoint,
+    )
+
+
+def _attempt(plan: TrainingPlan, options: RunOptions, place: Place, kills_before: int | None) -> Outcome:
+    """Start the agent and the watchdog, and find out why they ended."""
+    wait_for_name(place.master_address, plan.timeouts.startup_seconds)
+    with tempfile.TemporaryDirectory(prefix="rlhf-run-") as folder:
+        run_directory = Path(folder)
+        os.environ[RUN_DIRECTORY_VARIABLE] = folder
+        stacks = options.workspace / "attempts" / str(options.attempt) / "stacks"
+        watchdog = Watchdog(
+            run_directory, stacks, plan.timeouts.progress_seconds, plan.timeouts.startup_seconds, place.processes
+        )
+        watchdog.start()
+        killed: dict[int, int] = {}
+        interrupted = False
+        trouble: Outcome | None = None
+        try:
+            launch_agent(
+                _agent(plan, options, place), sys.executable, ["-m", "rlhf_trainer", "run", *options.arguments()]
+            )
+        except SignalException:
+            interrupted = True
+        except ChildFailedError as error:
+            killed = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except Exception as error:
+            # The agents' own rendezvous: a pod that never came, or pod 0's store gone.
+            trouble = outcome_of(0, PeerLost(f"the workers did not come together: {error}", reason="Rendezvous"))
+        finally:
+            watchdog.close()
+        outcomes = read_outcomes(run_directory)
+    if watchdog.stalled is not None:
+        message = f"{watchdog.stalled}; stacks are in {stacks}"
+        return Outcome(rank=0, failure=FailureClass.STALLED, reason="Stalled", message=message, at=datetime.now(UTC))
+    return _explain(outcomes, killed, interrupted, trouble, kills_before)
+
+
+def _explain(
+    outcomes: list[Outcome],
+    exit_codes: Mapping[int, int],
+    interrupted: bool,
+    trouble: Outcome | None,
+    kills_before: int | None,
+) -> Outcome:
+    """Name the class that explains the end of this pod.
+
+    A rank that left words is believed; one that was killed left none, and only the kernel's counter tells whether for
+    memory.
+    """
+    told = {outcome.rank for outcome in outcomes if outcome.failure is not None}
+    kills = oom_kills()
+    grown = kills is not None and kills > (kills_before or 0)
+    found = [outcome for outcome in outcomes if outcome.failure is not None]
+    found += [_silent(rank, code, grown, interrupted) for rank, code in exit_codes.items() if rank not in told]
+    if trouble is not None:
+        found.append(trouble)
+    if (cause := root_cause(found)) is not None:
+        # A helper of a rank that was killed takes the rank's work with it, whatever the rank says of it.
+        return _out_of_memory(cause.rank) if grown and cause.failure in _MAY_BE_MEMORY else cause
+    if interrupted:
+        return Outcome(
+            rank=0,
+            failure=FailureClass.INTERRUPTED,
+            reason="Interrupted",
+            message="asked to stop before the next checkpoint; the last complete one is kept",
+            at=datetime.now(UTC),
+        )
+    return Outcome(rank=0, at=datetime.now(UTC))
+
+
+def _silent(rank: int, code: int, out_of_memory: bool, interrupted: bool) -> Outcome:
+    """The outcome of a rank that left no words, from its exit code (negative: a signal's number)."""
+    if code in _SIGKILL_CODES and out_of_memory:
+        return _out_of_memory(rank)
+    failure, reason = (
+        (FailureClass.INTERRUPTED, "Interrupted") if interrupted or code == -15 else (FailureClass.CRASH, "Killed")
+    )
+    ended = f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
+    return Outcome(rank=rank, failure=failure, reason=reason, message=f"rank {rank} {ended}", at=datetime.now(UTC))
+
+
+def _out_of_memory(rank: int) -> Outcome:
+    limit = memory_limit_bytes()
+    room = f" of {limit / 2**30:.1f} GiB" if limit is not None else ""
+    return Outcome(
+        rank=rank,
+        failure=FailureClass.OUT_OF_MEMORY,
+        reason="OOMKilled",
+        message=f"the kernel killed rank {rank}: the container's memory limit{room} was reached; lower "
+        "training.microBatchSize, or raise compute.resources",
+        at=datetime.now(UTC),
+    )
+
+
+def _agent(plan: TrainingPlan, options: RunOptions, place: Place) -> LaunchConfig:
+    return LaunchConfig(
+        min_nodes=place.workers,
+        max_nodes=place.workers,
+        nproc_per_node=place.processes,
+        run_id=f"{plan.name}-{options.attempt}",
+        role="trainer",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{place.master_address}:{place.master_port}",
+        rdzv_configs={"rank": place.index, "timeout": int(plan.timeouts.startup_seconds)},
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="spawn",
+        logs_specs=DefaultLogsSpecs(),
+        shutdown_timeout=int(grace_seconds()),
+    )
+
+
+def wait_for_name(name: str, seconds: float) -> None:
+    """Wait until pod 0's name can be resolved: its DNS record appears some time after the pod. Raises PeerLost."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.getaddrinfo(name, None)
+            return
+        except socket.gaierror as error:
+            if time.monotonic() > deadline:
+                raise PeerLost(
+                    f"{name} could not be resolved within timeouts.startup ({seconds:.0f} s): {error}",
+                    reason="PeersNotFound",
+                ) from error
+        time.sleep(0.5)

@@ -1,0 +1,99 @@
+"""The models of a run put into engines as the plan says. Single parts are in policy/ and engine.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from rlhf_operator.api.algorithms import Optimizer
+from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.pods import Precision
+
+from .distributed import Group
+from .engine import Engine, PlainEngine, ZeroEngine, reference_engine
+from .policy.generation import SamplingSettings
+from .policy.heads import PolicyModel, ValueModel
+from .policy.load import check_head, end_tokens, load_causal_lm
+
+
+@dataclass(frozen=True)
+class ModelFactory:
+    """Builds models for one plan on one rank."""
+
+    plan: TrainingPlan
+    group: Group
+    tokenizer: Any
+
+    @property
+    def _reentrant(self) -> bool:
+        return self.plan.compute.zero_stage == 3
+
+    def sampling(self) -> SamplingSettings:
+        """How responses are drawn."""
+        generation = self.plan.generation
+        return SamplingSettings(
+            max_tokens=generation.max_response_length,
+            temperature=generation.temperature,
+            end_tokens=end_tokens(Path(self.plan.base_model.path), self.tokenizer),
+            pad_token=int(self.tokenizer.pad_token_id),
+            stop=list(generation.stop),
+        )
+
+    def policy(self, path: Path, temperature: float) -> PolicyModel:
+        """Load a policy that is not trained."""
+        return PolicyModel(self._load(path), temperature, self._reentrant)
+
+    def trained_policy(self, path: Path, temperature: float, optimizer: Optimizer, accumulation: int) -> Engine:
+        """Load a policy into an engine."""
+        module = self.policy(path, temperature)
+        check_head(module.model)
+        engine = self._engine("policy", module, self._checkpointed(module.model, module), optimizer, accumulation)
+        if isinstance(engine, ZeroEngine) and self._reentrant:
+            engine.keep_replica(self.policy(path, temperature).requires_grad_(False))
+        return engine
+
+    def critic(self, path: Path, optimizer: Optimizer, accumulation: int) -> Engine:
+        """Make a critic from a policy's backbone and a zero head."""
+        model = self._load(path)
+        module = ValueModel(model.base_model, int(model.config.get_text_config().hidden_size))
+        return self._engine("critic", module, self._checkpointed(model, module), optimizer, accumulation)
+
+    def reference(self, path: Path, temperature: float) -> Any:
+        """Load the frozen reference model."""
+        return reference_engine(self.policy(path, temperature), self.group, self.plan.compute)
+
+    def _engine(
+        self, name: str, module: torch.nn.Module, checkpointed: bool, optimizer: Optimizer, accumulation: int
+    ) -> Engine:
+        compute = self.plan.compute
+        module.train(checkpointed)
+        if compute.zero_stage == 0:
+            return PlainEngine(name, module, optimizer, self.group, compute.precision)
+        return ZeroEngine(name, module, optimizer, self.group, compute, accumulation)
+
+    def _checkpointed(self, model: Any, module: torch.nn.Module) -> bool:
+        """Switch recomputation of activations on; Transformers does it in training mode only (dropout is 0 anyway)."""
+        if self.plan.compute.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": self._reentrant})
+            if self._reentrant:
+                model.enable_input_require_grads()
+        return self.plan.compute.gradient_checkpointing
+
+    def _load(self, path: Path) -> Any:
+        # Master weights stay in float32; bf16 is autocast's or DeepSpeed's business.
+        model = load_causal_lm(path, torch.float32, self.plan.compute.attention)
+        model.config.use_cache = False
+        return model
+
+
+def torch_settings(plan: TrainingPlan) -> None:
+    """Set what must be the same in every attempt for the same bits to come out."""
+    torch.manual_seed(plan.training.seed)
+    # Standard output is for JSON lines.
+    transformers.utils.logging.disable_progress_bar()
+    if plan.compute.deterministic:
+        torch.use_deterministic_algorithms(True)
+    if plan.compute.precision is Precision.FP32:
+        torch.backends.cuda.matmul.allow_tf32 = False

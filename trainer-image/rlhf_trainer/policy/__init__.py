@@ -1,0 +1,1 @@
+"""The models of a run: loading and saving them, and what training computes with them."""

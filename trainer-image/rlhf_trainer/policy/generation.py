@@ -1,0 +1,147 @@
+"""Sampling responses from a policy. Draws are keyed by row (sampling.py); what is done with them lies elsewhere."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from rlhf_trainer.sampling import gumbel_noise
+
+# How many micro-batches of rows are generated at once: without gradients a row takes far less memory.
+MICRO_BATCHES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How responses are drawn: the whole softmax at one temperature, and what ends a response."""
+
+    max_tokens: int
+    temperature: float
+    end_tokens: list[int]
+    pad_token: int
+    stop: list[str]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Sampled responses, right-padded."""
+
+    tokens: Tensor
+    """[batch, response] int64."""
+    mask: Tensor
+    """[batch, response] float32, 1 up to and including the token that ended the response."""
+    finished: Tensor
+    """[batch] bool: ended by itself rather than by the length limit."""
+
+
+class KeyedGumbel(LogitsProcessor):  # type: ignore[misc]
+    """Turns the arg max that generation takes into a draw from softmax(logits / temperature), keyed by row."""
+
+    def __init__(self, keys: Tensor, prompt_length: int, temperature: float) -> None:
+        """keys: [batch] int64 from `sampling.row_keys`."""
+        self._keys = keys
+        self._prompt_length = prompt_length
+        self._temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """input_ids: [batch, tokens so far]; scores: [batch, vocabulary]. Returns [batch, vocabulary] float32."""
+        position = input_ids.shape[1] - self._prompt_length
+        return scores.float() / self._temperature + gumbel_noise(self._keys, position, scores.shape[1])
+
+
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], length: int, pad_token: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Left-pad prompts to `length` tokens. Returns tokens and mask, both [batch, length] int64."""
+    tokens = torch.full((len(prompts), length), pad_token, dtype=torch.int64)
+    mask = torch.zeros((len(prompts), length), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, length - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.int64)
+        mask[row, length - len(prompt) :] = 1
+    return tokens.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    keys: Tensor,
+    settings: SamplingSettings,
+    tokenizer: Any,
+    rows_at_once: int,
+    beat: Callable[[], None] = lambda: None,
+) -> Responses:
+    """Draw one response per prompt.
+
+    prompts: token ids; keys: [batch] int64. `beat` is called after each part, for the watchdog. The responses are
+    padded to `settings.max_tokens`, so the shape depends on nothing that was drawn.
+    """
+    parts = []
+    for start in range(0, len(prompts), rows_at_once):
+        chosen = slice(start, start + rows_at_once)
+        parts.append(_sample_part(model, prompts[chosen], keys[chosen], settings, tokenizer))
+        beat()
+    tokens = torch.cat(parts)
+    return _finish(tokens, settings, tokenizer)
+
+
+def _sample_part(
+    model: Any, prompts: Sequence[Sequence[int]], keys: Tensor, settings: SamplingSettings, tokenizer: Any
+) -> Tensor:
+    length = max(len(prompt) for prompt in prompts)
+    tokens, mask = pad_prompts(prompts, length, settings.pad_token, model.device)
+    # Every field is ours: the model's own generation config was replaced when it was loaded.
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=settings.max_tokens,
+        eos_token_id=settings.end_tokens,
+        pad_token_id=settings.pad_token,
+        use_cache=True,
+        stop_strings=settings.stop or None,
+    )
+    noise = KeyedGumbel(keys.to(model.device), length, settings.temperature)
+    found: Tensor = model.generate(
+        input_ids=tokens,
+        attention_mask=mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([noise]),
+        tokenizer=tokenizer if settings.stop else None,
+    )
+    response = found[:, length:]
+    missing = settings.max_tokens - response.shape[1]
+    return torch.nn.functional.pad(response, (0, missing), value=settings.pad_token)
+
+
+def _finish(tokens: Tensor, settings: SamplingSettings, tokenizer: Any) -> Responses:
+    """Find where each response ended. The padding token may be an end token, so the first end token counts."""
+    ends = torch.isin(tokens, torch.tensor(settings.end_tokens, device=tokens.device))
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    first_end = torch.where(ends, places, tokens.shape[1]).amin(dim=1)
+    if settings.stop:
+        stops = torch.tensor(
+            [_stop_place(row, settings.stop, tokenizer) for row in tokens.tolist()], device=tokens.device
+        )
+        first_end = torch.minimum(first_end, stops)
+    mask = (places.unsqueeze(0) <= first_end.unsqueeze(1)).float()
+    return Responses(tokens=tokens, mask=mask, finished=first_end < tokens.shape[1])
+
+
+def _stop_place(row: list[int], stop: Sequence[str], tokenizer: Any) -> int:
+    """The place of the token that completes a stop text, or the row's length when none does."""
+    if not any(text in tokenizer.decode(row) for text in stop):
+        return len(row)
+    return next(place for place in range(len(row)) if any(text in tokenizer.decode(row[: place + 1]) for text in stop))
+
+
+def texts_of(responses: Responses, tokenizer: Any, stop: Sequence[str] = ()) -> list[str]:
+    """The responses as text: without special tokens, and cut where a stop text begins."""
+    found = []
+    for row, mask in zip(responses.tokens.tolist(), responses.mask.sum(dim=1).long().tolist(), strict=True):
+        text = tokenizer.decode(row[:mask], skip_special_tokens=True)
+        places = [text.find(end) for end in stop if end in text]
+        found.append(text[: min(places)] if places else text)
+    return found

@@ -1,0 +1,70 @@
+"""What this trainer does of a plan. Anything else is refused by the field's name before a model is loaded."""
+
+from rlhf_operator.api.algorithms import Algorithm, CriticInit
+from rlhf_operator.api.data import Format
+from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.pods import Offload
+
+from .errors import ConfigError
+from .guards import SUPPORTED as SUPPORTED_GUARDS
+from .guards import kind_of
+
+BASELINES = frozenset({"Base", "WarmStart"})
+
+
+def check_supported(plan: TrainingPlan, micro_batch_size: int) -> None:
+    """Raise ConfigError with every reason why this plan can't be run as written."""
+    problems = [*_unsupported(plan), *_sizes(plan, micro_batch_size)]
+    if problems:
+        raise ConfigError("; ".join(problems), reason="NotSupportedYet" if _unsupported(plan) else "Config")
+
+
+def _unsupported(plan: TrainingPlan) -> list[str]:
+    found = []
+    if plan.algorithm is not Algorithm.PPO or plan.ppo is None:
+        found.append(f"algorithm {plan.algorithm.value} is not supported by this trainer yet: use ppo")
+    elif plan.ppo.critic.init_from is not CriticInit.POLICY:
+        found.append("ppo.critic.initFrom RewardModel is not supported yet: use Policy")
+    if plan.training.epochs is not None:
+        found.append("training.epochs is not for PPO: give training.steps")
+    if plan.dataset.format is Format.DEMONSTRATIONS:
+        found.append("dataset.format Demonstrations is for warmStart: PPO needs prompts")
+    found += [
+        f"guards[{guard.name}].{kind_of(guard)} is not supported yet: remove it"
+        for guard in plan.guards
+        if kind_of(guard) not in SUPPORTED_GUARDS
+    ]
+    if plan.evaluation is not None:
+        found += [
+            f"evaluation.baselines {name} is not supported yet: use Base or WarmStart"
+            for name in plan.evaluation.baselines
+            if name not in BASELINES
+        ]
+        if "WarmStart" in plan.evaluation.baselines and plan.warm_start is None:
+            found.append("evaluation.baselines names WarmStart, but there is no warmStart")
+    if plan.compute.zero_stage not in (0, 2, 3):
+        found.append(f"compute.zeroStage {plan.compute.zero_stage} is not supported: use 0, 2 or 3")
+    if plan.compute.offload is not Offload.NONE and plan.compute.gpus_per_worker == 0:
+        found.append("compute.offload needs GPUs: everything is in host memory already")
+    return found
+
+
+def _sizes(plan: TrainingPlan, micro_batch_size: int) -> list[str]:
+    world = plan.compute.world_size
+    unit = world * micro_batch_size
+    found = []
+    if plan.ppo is not None:
+        batch, parts = plan.training.batch_size, plan.ppo.mini_batches
+        if batch % parts or (batch // parts) % unit:
+            found.append(
+                f"training.batchSize {batch} / ppo.miniBatches {parts} must be a multiple of "
+                f"{world} ranks x microBatchSize {micro_batch_size}"
+            )
+    if not plan.rewards:
+        found.append("rewards: PPO needs at least one")
+    names = {scorer.name for scorer in plan.scorers}
+    wanted = [reward.scorer for reward in plan.rewards] + plan.monitors
+    found += [f"scorer {name} is used but not defined under scorers" for name in wanted if name not in names]
+    if plan.warm_start is not None and plan.warm_start.batch_size % world:
+        found.append(f"warmStart.training.batchSize {plan.warm_start.batch_size} must be a multiple of {world} ranks")
+    return found

@@ -1,0 +1,147 @@
+"""Watches the ranks of this pod: no heartbeat for too long means stacks on the workspace, then the end.
+
+Also collects orphans, since this process is PID 1 of its container.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .signals import STACK_SIGNAL
+
+_PERIOD_SECONDS = 0.5
+# Long enough for the ranks of other pods, which stall with ours, to have their stacks written too.
+STACKS_SECONDS = 5.0
+
+
+class Watchdog:
+    """A thread beside the agent."""
+
+    def __init__(
+        self, run_directory: Path, stacks: Path, progress_seconds: float, startup_seconds: float, ranks: int
+    ) -> None:
+        self._run_directory = run_directory
+        self._stacks = stacks
+        self._progress_seconds = progress_seconds
+        self._startup_seconds = startup_seconds
+        self._ranks = ranks
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._started = time.time()
+        self.stalled: str | None = None
+        """Says what was found, once a rank stalled."""
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        reaper = orphan_reaper()
+        while not self._stop.wait(_PERIOD_SECONDS):
+            reaper()
+            silent = self._silence()
+            if silent is not None:
+                self.stalled = silent
+                self._keep_stacks()
+                return
+
+    def _silence(self) -> str | None:
+        """Say which rank has been silent for too long, or None."""
+        now = time.time()
+        for local_rank in range(self._ranks):
+            beat = self._run_directory / f"heartbeat-{local_rank}"
+            try:
+                since, limit = now - beat.stat().st_mtime, self._progress_seconds
+            except FileNotFoundError:
+                since, limit = now - self._started, self._startup_seconds + self._progress_seconds
+            if since > limit:
+                return f"no new step for {since:.0f} s (local rank {local_rank}; timeouts.progress is {limit:.0f} s)"
+        return None
+
+    def _keep_stacks(self) -> None:
+        """Have every rank write its stacks, note what the kernel says of it, and end it."""
+        pids = child_ranks()
+        for pid in pids:
+            self._note_process(pid)
+            _signal(pid, STACK_SIGNAL)
+            # A stopped process writes its stacks only once it goes on; it is killed a moment later.
+            _signal(pid, signal.SIGCONT)
+        self._stop.wait(STACKS_SECONDS)
+        for pid in pids:
+            _signal(pid, signal.SIGKILL)
+
+    def _note_process(self, pid: int) -> None:
+        with contextlib.suppress(OSError):
+            self._stacks.mkdir(parents=True, exist_ok=True)
+            status = Path(f"/proc/{pid}/status").read_text()
+            wait = Path(f"/proc/{pid}/wchan").read_text()
+            (self._stacks / f"pid-{pid}.txt").write_text(f"{status}\nwchan: {wait}\n")
+
+
+def child_ranks() -> list[int]:
+    """The processes that this one started and that still run."""
+    own = os.getpid()
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            fields = _stat(int(path.name))
+            if fields is not None and int(fields[1]) == own and fields[0] != "Z":
+                found.append(int(path.name))
+    return sorted(found)
+
+
+def orphan_reaper(is_init: bool | None = None) -> Callable[[], None]:
+    """Return what collects ended processes that were handed to PID 1, and only those.
+
+    A child that the agent started is left alone: its exit code is the agent's to read. An orphan shows as a zombie
+    child that we never started: the agent's own are collected by the agent within moments, so what is still there on
+    the second look is nobody's.
+    """
+    if not (os.getpid() == 1 if is_init is None else is_init):
+        return lambda: None
+    seen: dict[int, int] = {}
+
+    def reap() -> None:
+        own = os.getpid()
+        zombies = set()
+        for path in Path("/proc").iterdir():
+            if path.name.isdigit():
+                fields = _stat(int(path.name))
+                if fields is not None and fields[0] == "Z" and int(fields[1]) == own:
+                    zombies.add(int(path.name))
+        for pid in zombies:
+            seen[pid] = seen.get(pid, 0) + 1
+            if seen[pid] > _LOOKS_BEFORE_REAPING:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        for pid in set(seen) - zombies:
+            del seen[pid]
+
+    return reap
+
+
+# The agent polls its children every 0.1 s, except while it waits for a slow shutdown.
+_LOOKS_BEFORE_REAPING = 60
+
+
+def _stat(pid: int) -> list[str] | None:
+    """State, parent, … of a process: /proc/<pid>/stat behind the name, which may itself hold blanks and brackets."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
