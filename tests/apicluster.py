@@ -28,7 +28,7 @@ class Cluster:
         self.objects = client.CustomObjectsApi(self._api)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """kubectl in the session's namespace."""
+        """Run kubectl in the session's namespace."""
         return self.bed.kubectl.run("--namespace", self.namespace, *arguments, stdin=stdin)
 
     def create(self, manifest: Manifest, dry_run: bool = False) -> Manifest:

@@ -102,23 +102,28 @@ _QUANTITY = (
 )
 
 
-def _quantity_schema(schema: dict[str, Any]) -> None:
+def _replace(schema: dict[str, Any], new: dict[str, Any]) -> None:
+    kept = {key: schema[key] for key in ("description", "default") if key in schema}
     schema.clear()
-    schema.update(
+    schema.update(new | kept)
+
+
+def _quantity_schema(schema: dict[str, Any]) -> None:
+    _replace(
+        schema,
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": True,
             "pattern": _QUANTITY,
             "maxLength": 64,
-        }
+        },
     )
 
 
 def _one_or_many_schema(schema: dict[str, Any]) -> None:
     # A structural schema has no "string or list": the type stays open, and bounds that nothing meets refuse the others.
-    description = schema.get("description")
-    schema.clear()
-    schema.update(
+    _replace(
+        schema,
         {
             "x-kubernetes-preserve-unknown-fields": True,
             "minLength": 1,
@@ -131,10 +136,8 @@ def _one_or_many_schema(schema: dict[str, Any]) -> None:
             "maximum": 0,
             "minProperties": 1,
             "maxProperties": 0,
-        }
+        },
     )
-    if description is not None:
-        schema["description"] = description
 
 
 class _Below(NamedTuple):
