@@ -15,14 +15,11 @@ from testbed.paths import Paths
 from testbed.processes import Daemons
 from testbed.progress import Progress, wait_until
 from testbed.state import BedState
-from testbed.versions import SYSTEM_PACKAGES
 
 _TIMEOUT_SECONDS = 180
 
 
-def install(
-    paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str, Path], progress: Progress
-) -> None:
+def install(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str, Path], progress: Progress) -> None:
     """Install the addons side by side; returns when all of them serve."""
     _install_dns(paths, binaries, progress)
     start_volumes(paths, state, daemons)
@@ -54,7 +51,7 @@ def _import_base(paths: Paths, progress: Progress) -> None:
 
 
 def _install_monitoring(paths: Paths, binaries: Mapping[str, Path], progress: Progress) -> None:
-    image = ImageStore(paths, progress).prometheus(Path(SYSTEM_PACKAGES["prometheus"]))
+    image = ImageStore(paths, progress).prometheus(binaries["prometheus"])
     Ctr(paths).import_images([image], progress)
     kubectl = Kubectl(binaries["kubectl"], paths.kubeconfig)
     kubectl.apply(monitoring.manifests(image.name))

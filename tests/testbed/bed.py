@@ -18,7 +18,7 @@ from testbed.paths import Paths
 from testbed.processes import Daemons
 from testbed.progress import Progress
 from testbed.state import BedState, Profile, choose_ports, host_address, load
-from testbed.versions import CONTROL_PLANE, GATEWAY, NODE, SYSTEM_PACKAGES
+from testbed.versions import ADDONS, CONTROL_PLANE, NODE, SYSTEM_PACKAGES
 
 _CONTROL_PLANE_DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager")
 _NODE_DAEMONS = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "volumes")
@@ -36,7 +36,7 @@ class Bed:
 
     @property
     def kubectl(self) -> Kubectl:
-        """kubectl of the bed's version, logged in as admin."""
+        """The kubectl of the bed's version, logged in as admin."""
         return Kubectl(self.kubectl_binary, self.kubeconfig)
 
 
@@ -108,9 +108,7 @@ def node_healthy(state: BedState, daemons: Daemons) -> bool:
 
 def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
     binaries = require(CONTROL_PLANE, paths, progress)
-    state = BedState(
-        profile=Profile.CONTROL_PLANE, complete=False, ports=choose_ports(), node_ip=host_address()
-    )
+    state = BedState(profile=Profile.CONTROL_PLANE, complete=False, ports=choose_ports(), node_ip=host_address())
     state.save(paths.state)
     progress.say("starting the control plane")
     controlplane.start(paths, state, daemons, binaries, progress)
@@ -120,7 +118,7 @@ def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> 
 def _add_node(state: BedState, paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
     """Add the node to a running control plane. What fails halfway is found incomplete and cleaned by the next `up`."""
     host.require_packages(SYSTEM_PACKAGES, progress)
-    binaries = require((*CONTROL_PLANE, *NODE, *GATEWAY), paths, progress)
+    binaries = require((*CONTROL_PLANE, *NODE, *ADDONS), paths, progress)
     state = state.model_copy(update={"profile": Profile.NODE, "complete": False})
     state.save(paths.state)
     progress.say("starting the node")
@@ -151,5 +149,6 @@ def status() -> list[str]:
         return []
     lines = [f"profile {state.profile}, kubeconfig {paths.kubeconfig}"]
     for record in daemons.records():
-        lines.append(f"{record.name}: {'running' if daemons.running(record.name) else 'ended'}, pid {record.pid}")
+        word = "running" if daemons.running(record.name) else "ended"
+        lines += [f"{record.name}: {word}, pid {record.pid}"]
     return lines

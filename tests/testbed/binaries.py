@@ -70,9 +70,7 @@ def has_version(tool: Tool, binary: Path) -> bool:
     if not os.access(binary, os.X_OK):
         return False
     try:
-        done = subprocess.run(
-            [binary, *tool.version_args], capture_output=True, text=True, timeout=30, check=False
-        )
+        done = subprocess.run([binary, *tool.version_args], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     versions = re.findall(r"(?<![\w.])v?(\d+\.\d+)(?:\.\d+)?(?![\w-])", done.stdout)

@@ -31,7 +31,7 @@ def cni_folder() -> Path:
 
 
 def write_config(paths: Paths, pause_image: str, pod_cidr: str) -> Path:
-    """containerd's configuration (in its version-2 form, which 1.6 to 2.x read) and the CNI network's."""
+    """Write the configuration (version 2, which 1.6 to 2.x read) and the CNI network's; returns the former."""
     network = paths.bed / "cni" / "net.d"
     network.mkdir(parents=True, exist_ok=True)
     bridge = {
@@ -84,7 +84,7 @@ def _toml(value: object) -> str:
 
 
 class Ctr:
-    """containerd's own client against the bed's socket."""
+    """Containerd's client against the bed's socket."""
 
     def __init__(self, paths: Paths) -> None:
         self._head = [shutil.which("ctr") or "/usr/bin/ctr", "-a", str(paths.containerd_socket), "-n", _NAMESPACE]

@@ -49,7 +49,7 @@ def write_credentials(paths: Paths, state: BedState) -> None:
 
 
 def etcd_arguments(paths: Paths, state: BedState) -> list[str]:
-    """etcd without fsync: the bed's data does not outlive the bed."""
+    """The flags of etcd, without fsync: the bed's data does not outlive the bed."""
     client, peer = f"http://127.0.0.1:{state.ports.etcd}", f"http://127.0.0.1:{state.ports.etcd_peer}"
     return [
         f"--data-dir={paths.bed / 'etcd'}",
@@ -111,9 +111,7 @@ def controller_manager_arguments(paths: Paths) -> list[str]:
     ]
 
 
-def start(
-    paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str, Path], progress: Progress
-) -> None:
+def start(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str, Path], progress: Progress) -> None:
     """Start the three and wait until a pod could be created: API ready, default service account there."""
     write_credentials(paths, state)
     daemons.start("etcd", [str(binaries["etcd"]), *etcd_arguments(paths, state)])

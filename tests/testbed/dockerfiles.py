@@ -55,7 +55,7 @@ def content_key(dockerfile: Dockerfile, base: str, checkout: Path = CHECKOUT) ->
 
 
 class Builder:
-    """buildah with its own storage in the cache; needs root, but no daemon."""
+    """Runs buildah with its own storage in the cache; needs root, but no daemon."""
 
     def __init__(self, paths: Paths, progress: Progress) -> None:
         self._paths = paths

@@ -11,6 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from testbed.errors import BinaryUnavailableError, ChecksumMismatchError
 from testbed.versions import Download
@@ -84,9 +85,15 @@ def _is_digest(word: str) -> bool:
     return len(word) == 64 and set(word.lower()) <= _HEX_DIGITS
 
 
+def _open(url: str) -> Any:
+    if not url.startswith(("https://", "http://127.0.0.1:")):
+        raise BinaryUnavailableError(f"{url} is neither https nor on this machine")
+    return urllib.request.urlopen(url, timeout=_CONNECT_TIMEOUT_SECONDS)  # noqa: S310 - the scheme is checked above
+
+
 def _read(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=_CONNECT_TIMEOUT_SECONDS) as response:
+        with _open(url) as response:
             data: bytes = response.read(_CHECKSUM_LIMIT_BYTES + 1)
     except (urllib.error.URLError, OSError) as error:
         raise BinaryUnavailableError(f"{url}: {error}") from error
@@ -99,7 +106,7 @@ def _save(url: str, path: Path) -> str:
     """Write the body to `path`; returns its SHA-256."""
     digest, size = hashlib.sha256(), 0
     try:
-        with urllib.request.urlopen(url, timeout=_CONNECT_TIMEOUT_SECONDS) as response, path.open("wb") as out:
+        with _open(url) as response, path.open("wb") as out:
             while block := response.read(1 << 20):
                 size += len(block)
                 if size > _FILE_LIMIT_BYTES:

@@ -101,11 +101,15 @@ def _produced_name(build: Build) -> str:
     return parts[-1]
 
 
+def _flags(build: Build) -> list[str]:
+    flags = ["-trimpath", "-ldflags", " ".join(build.ldflags)]
+    return [*flags, "-tags", ",".join(build.tags)] if build.tags else flags
+
+
 def _install(go: Path, members: Sequence[Tool], work: Path, out: Path, env: Mapping[str, str]) -> None:
     for tool in members:
         target = f"{tool.build.package}@{tool.build.version}"
-        command = [str(go), "install", "-trimpath", "-ldflags", " ".join(tool.build.ldflags), target]
-        _run(command, cwd=work, env={**env, "GOBIN": str(out)})
+        _run([str(go), "install", *_flags(tool.build), target], cwd=work, env={**env, "GOBIN": str(out)})
 
 
 def _build_module(go: Path, members: Sequence[Tool], work: Path, out: Path, env: Mapping[str, str]) -> None:
@@ -117,8 +121,7 @@ def _build_module(go: Path, members: Sequence[Tool], work: Path, out: Path, env:
     _run([str(go), "mod", "tidy"], cwd=work, env=env)
     for tool in members:
         target = str(out / _produced_name(tool.build))
-        ldflags = " ".join(tool.build.ldflags)
-        _run([str(go), "build", "-trimpath", "-ldflags", ldflags, "-o", target, tool.build.package], work, env)
+        _run([str(go), "build", *_flags(tool.build), "-o", target, tool.build.package], work, env)
 
 
 def _module_requirements(go: Path, build: Build, work: Path, env: Mapping[str, str]) -> list[tuple[str, str]]:

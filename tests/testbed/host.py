@@ -44,9 +44,8 @@ def require_packages(packages: Mapping[str, str], progress: Progress, root: Path
     with _services_held(root / "usr/sbin/policy-rc.d"):
         run([*env, "apt-get", "update", "-q"])
         run([*env, "apt-get", "install", "-y", "-q", "--no-install-recommends", *missing])
-    for service in {"containerd", "prometheus"} & set(missing):
-        if Path("/run/systemd/system").is_dir():
-            subprocess.run(["systemctl", "disable", service], capture_output=True, timeout=60, check=False)
+    if "containerd" in missing and Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "disable", "containerd"], capture_output=True, timeout=60, check=False)
 
 
 @contextmanager
@@ -73,7 +72,8 @@ def set_kernel(saved: Path, proc: Path = Path("/proc/sys")) -> None:
     for name, value in _SYSCTLS.items():
         path = proc / name
         if not path.exists():
-            raise BedError(f"the kernel has no setting {name.replace('/', '.')}; load its module (modprobe br_netfilter)")
+            setting = name.replace("/", ".")
+            raise BedError(f"the kernel has no setting {setting}; load its module (modprobe br_netfilter)")
         before[name] = path.read_text().strip()
         if before[name] != value:
             path.write_text(value)

