@@ -99,7 +99,7 @@ def _evaluated(spec: RLHFJobSpec, status: RLHFJobStatus) -> Condition:
         return Condition("Evaluated", FALSE, Reason.NOT_EVALUATED, "the spec has no evaluation block")
     if status.evaluation is None or status.evaluation.gate is None:
         return Condition("Evaluated", FALSE, Reason.EVALUATION_PENDING)
-    words = f"gate {status.evaluation.gate}: {status.evaluation.message}"
+    words = f"gate {status.evaluation.gate}: {status.evaluation.message or 'no words were given'}"
     if status.evaluation.gate == "Failed":
         return Condition("Evaluated", TRUE, Reason.GATE_FAILED, words)
     if uses_training_reward(spec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rlhf_operator.api.result import ArtifactRecord
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.intents import Delete, Plan
 from rlhf_operator.common.reasons import Reason
@@ -13,12 +14,11 @@ from . import children
 from .checks import Check
 from .classify import Failure, ending
 from .decision import Decision, Phase
-from .gate import failed_figures
 from .ledger import Ledger
 from .running import delete
 from .starting import frozen_plan, rendering
 from .ttl import expires_at
-from .views import FrozenPlan, JobView, Observed
+from .views import FrozenPlan, Observed
 
 
 def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datetime) -> Decision:
@@ -37,7 +37,7 @@ def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datet
         return _publish(observed, spec, ledger, left, waiting=job is not None)
     record = job.verdict.artifact if job.verdict is not None and job.verdict.failure is None else None
     if record is not None:
-        return _published(observed, spec, ledger, job, left)
+        return _published(observed, ledger, record, left)
     if not job.finished:
         words = "the artifact is made and its gate judged"
         return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, delete=left, plan=observed.plan)
@@ -67,19 +67,15 @@ def _publish(
     return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, create=create, delete=left, plan=observed.plan)
 
 
-def _published(
-    observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, left: tuple[Delete, ...]
-) -> Decision:
-    record = job.verdict.artifact if job.verdict is not None else None
-    if record is None:
-        raise ValueError(f"{job.name} has no record")
+def _published(observed: Observed, ledger: Ledger, record: ArtifactRecord, left: tuple[Delete, ...]) -> Decision:
     phase, reason = Phase.COMPLETE, Reason.COMPLETE
     message = f"{record.ref} is published, gate {record.gate}"
     if record.gate == "Failed":
-        comparisons = observed.status.evaluation.comparisons if observed.status.evaluation is not None else []
-        figures = "; ".join(failed_figures(comparisons, spec)) or record.gate_message or "no figure was given"
         phase, reason = Phase.FAILED, Reason.GATE_FAILED
-        message = f"the evaluation's gate failed: {figures}. {record.ref} is published as Failed and will not be served"
+        message = (
+            f"the evaluation's gate failed: {record.gate_message or 'no figure was given'}. "
+            f"{record.ref} is published as Failed and will not be served"
+        )
     return Decision(phase, reason, message, ledger, delete=left, plan=observed.plan, artifact=record)
 
 

@@ -14,7 +14,7 @@ from rlhf_operator.common.conditions import cut, merge
 from .budget import cost
 from .conditions import wanted_conditions
 from .decision import Decision, Phase
-from .gate import evaluation_status, failed_figures
+from .gate import evaluation_status
 from .plan import guards_in_force
 from .progress import checkpoint_status, progress_status
 from .views import Observed
@@ -84,10 +84,8 @@ def _evaluation(before: RLHFJobStatus, spec: RLHFJobSpec, decision: Decision) ->
     if decision.artifact is None or spec.evaluation is None:
         return measured
     known = measured or EvaluationStatus()
-    message = (
-        "; ".join(failed_figures(known.comparisons, spec)) or decision.artifact.gate_message or "every figure holds"
-    )
-    return known.model_copy(update={"gate": decision.artifact.gate, "message": cut(message)})
+    words = cut(decision.artifact.gate_message) or None
+    return known.model_copy(update={"gate": decision.artifact.gate, "message": words})
 
 
 def _artifact(observed: Observed, decision: Decision) -> Artifact | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rlhf_operator.api.algorithms import CriticInit
 from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import DataRef
+from rlhf_operator.api.evaluation import Baseline
 from rlhf_operator.api.generation import RolloutEngine
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.reasons import Reason
@@ -68,8 +69,8 @@ def _evaluation_fields(spec: RLHFJobSpec) -> Iterator[str]:
         yield "evaluation.suites"
     if evaluation.slices is not None:
         yield "evaluation.slices"
-    if evaluation.every_steps is not None:
-        yield "evaluation.everySteps"
+    if Baseline.PARENT in evaluation.baselines:
+        yield "evaluation.baselines[Parent]"
 
 
 def _sources(spec: RLHFJobSpec) -> Iterator[tuple[str, DataRef]]:
