@@ -14,7 +14,6 @@ from rlhf_operator.api.shared import Grader
 
 from .errors import GraderFailed, ScorerConfigError
 from .graders.final_answer import FinalAnswer
-from .graders.overlap import Overlap
 from .graders.python import Python
 from .graders.text import JSONSchema, Length, Regex
 from .judge import Judge, Missing, Row, row_number
@@ -148,6 +147,9 @@ def _grader(scorer: PlanScorer, grader: Grader, server: ForkServer | None, worke
     if grader.length is not None:
         return Length(grader.length)
     if grader.overlap is not None:
+        # Here and not at the top: its libraries take seconds to import.
+        from .graders.overlap import Overlap
+
         return Overlap(grader.overlap)
     if grader.python is not None and server is not None:
         return Python(scorer, grader.python, server, workers)

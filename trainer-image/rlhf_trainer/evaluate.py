@@ -10,19 +10,21 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, ValidationError
 
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Comparison, Digest
-from rlhf_scoring.scorers import Scorers
 
 from .comparison import estimate
 from .data import Prepared, PreparedRow, load_all
 from .errors import ConfigError
 from .files import write_durably
+
+if TYPE_CHECKING:
+    from rlhf_scoring.scorers import Scorers
 
 EVALUATION = "evaluation"
 SCORERS_FILE = "scorers.json"
@@ -94,7 +96,7 @@ def measure(
     subject: str,
     rows: Prepared,
     generate: Generate,
-    scorers: Scorers | None,
+    scorers: "Scorers | None",
     *,
     plan: TrainingPlan,
     workspace: Path,
@@ -236,7 +238,7 @@ def write_samples(plan: TrainingPlan, workspace: Path, count: int = 8) -> None:
     write_durably(path, json.dumps(samples, ensure_ascii=False, indent=2).encode())
 
 
-def record_scorers(workspace: Path, scorers: Scorers) -> None:
+def record_scorers(workspace: Path, scorers: "Scorers") -> None:
     """Store the digests of all scorers, for the artifact's lineage: the publish pod never loads a grader."""
     write_durably(workspace / SCORERS_FILE, json.dumps(scorers.digests(), indent=2, sort_keys=True).encode())
 

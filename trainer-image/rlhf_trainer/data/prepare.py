@@ -1,27 +1,28 @@
 """From a plan's sources to frozen rows: read, check each alone and against the others, tokenise, store, report."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_operator.api.plan import PlanDataset, TrainingPlan
 from rlhf_operator.api.result import DatasetRecord
 from rlhf_operator.api.rlhfjob import Generation, OverlongPrompt
-from rlhf_operator.api.shared import Format
 from rlhf_scoring.judge import digest_of
 from rlhf_trainer.errors import ConfigError
 from rlhf_trainer.files import sync_directory, sync_file, write_durably
 
-from .reasons import EXAMPLES_KEPT, Counter, DropReason, Example, Report, Tally, example, summary
+from .reasons import Counter, DropReason, Report, summary
 from .rows import Row, Unusable, check_format, meaning
-from .similarity import NearIndex, key, near_to, shingles_of, signatures
 from .sources import Source
 from .store import REPORT_FILE, ROWS_FILE, Prepared, RowWriter, stored_rows
 
+if TYPE_CHECKING:
+    from .checks import HeldOut, NearDuplicates, RowIndex
+
 DATA = "data"
 EVALUATION, WARM_START, TRAIN = "evaluation", "warmStart", "train"
-NEAR_DUPLICATE_ROWS = 50_000
-"""Rows that are looked at for near duplicates: the index holds about 2 kB for each."""
 _COLUMNS_SHOWN = 40
 
 Check = Callable[[], None]
@@ -39,6 +40,10 @@ def prepare_all(
     """
     directory = workspace / DATA
     directory.mkdir(parents=True, exist_ok=True)
+    before_rename()
+    for left in directory.glob(".*"):
+        # Half-written by an attempt that was killed; one that still runs has been superseded.
+        shutil.rmtree(left, ignore_errors=True)
     evaluation = None
     for name, dataset in _datasets(plan):
         folder = directory / name
@@ -96,6 +101,9 @@ def _rename(work: Path, folder: Path) -> None:
 def _prepare_one(
     name: str, dataset: PlanDataset, plan: TrainingPlan, work: Path, encode: Encode, held_out: Prepared | None
 ) -> None:
+    # Here and not at the top: MinHash brings a library that takes seconds to import, and resumes don't need it.
+    from .checks import HeldOut, NearDuplicates, RowIndex
+
     check_format(name, dataset.format, dataset.columns)
     source = Source(dataset.path, dataset.ref)
     digest = source.digest()
@@ -107,10 +115,10 @@ def _prepare_one(
         )
     counter = Counter()
     staged = work / "staged.arrow"
-    index = _RowIndex(dataset.format)
+    index = RowIndex(dataset.format)
     total, columns = _stage(source, dataset, staged, counter, index)
-    near = _NearDuplicates()
-    used = _select(staged, work / ROWS_FILE, plan, encode, counter, index, _HeldOut(held_out), near)
+    near = NearDuplicates()
+    used = _select(staged, work / ROWS_FILE, plan, encode, counter, index, HeldOut(held_out), near)
     staged.unlink()
     tallies = counter.tallies()
     if used == 0:
@@ -134,7 +142,7 @@ def _prepare_one(
 
 
 def _stage(
-    source: Source, dataset: PlanDataset, staged: Path, counter: Counter, index: "_RowIndex"
+    source: Source, dataset: PlanDataset, staged: Path, counter: Counter, index: "RowIndex"
 ) -> tuple[int, list[str]]:
     """Write the rows that are right by themselves; returns the number of all rows, and the columns seen."""
     total = 0
@@ -163,9 +171,9 @@ def _select(
     plan: TrainingPlan,
     encode: Encode,
     counter: Counter,
-    index: "_RowIndex",
-    held_out: "_HeldOut",
-    near: "_NearDuplicates",
+    index: "RowIndex",
+    held_out: "HeldOut",
+    near: "NearDuplicates",
 ) -> int:
     """Write the rows that also stand beside each other; returns their number."""
     with RowWriter(final) as writer:
@@ -207,103 +215,3 @@ def _fitting(rows: list[Row], generation: Generation, encode: Encode, counter: C
         else:
             fitting.append((row, ids))
     return fitting
-
-
-class _RowIndex:
-    """What the rows of one data set say about each other: duplicates and contradictions."""
-
-    def __init__(self, wanted: Format) -> None:
-        self._format = wanted
-        self._first: dict[bytes, int] = {}
-        self._answers: dict[bytes, bytes] = {}
-        self._contradicted: dict[bytes, int] = {}
-
-    def note(self, row: Row) -> None:
-        """Remember one row; every row is noted before the first is asked about."""
-        own = self._own(row)
-        self._first.setdefault(own, row.number)
-        if self._format is Format.PAIRS:
-            turned = key(row.prompt, row.rejected, row.chosen)
-            if turned in self._first:
-                self._contradicted.setdefault(own, self._first[turned])
-                self._contradicted.setdefault(turned, row.number)
-        elif row.answer is not None:
-            prompt, answer = key(row.prompt), key(row.answer)
-            if self._answers.setdefault(prompt, answer) != answer:
-                self._contradicted.setdefault(prompt, row.number)
-
-    def problem(self, row: Row) -> tuple[DropReason, int, str] | None:
-        """Why a row does not stand beside the others."""
-        own = self._own(row)
-        contradicted = self._contradicted.get(own if self._format is Format.PAIRS else key(row.prompt))
-        if contradicted is not None:
-            return DropReason.CONTRADICTION, row.number, f"row {contradicted} says otherwise for the same prompt"
-        first = self._first[own]
-        if first != row.number:
-            return DropReason.DUPLICATE, row.number, f"the same as row {first}"
-        return None
-
-    def _own(self, row: Row) -> bytes:
-        if self._format is Format.PAIRS:
-            return key(row.prompt, row.chosen, row.rejected)
-        if self._format is Format.DEMONSTRATIONS:
-            return key(row.prompt, row.response)
-        return key(row.prompt)
-
-
-class _HeldOut:
-    """The evaluation prompts, which must not be trained on: a gate on known questions says nothing."""
-
-    def __init__(self, evaluation: Prepared | None) -> None:
-        prompts = [] if evaluation is None else list(evaluation.prompts())
-        self._rows = {key(prompt): number for number, prompt in prompts}
-        self._near: NearIndex | None = near_to(prompts) if prompts else None
-
-    def exact(self, row: Row) -> tuple[DropReason, int, str] | None:
-        number = self._rows.get(key(row.prompt))
-        if number is None:
-            return None
-        return DropReason.IN_EVALUATION, row.number, f"its prompt is row {number} of the evaluation set"
-
-    def without_near(self, rows: list[Row], counter: Counter) -> list[Row]:
-        if self._near is None:
-            return rows
-        kept = []
-        texts = ((row.number, row.prompt) for row in rows)
-        for row, signature in zip(rows, signatures(texts), strict=True):
-            number = self._near.find(signature)
-            if number is None:
-                kept.append(row)
-            else:
-                detail = f"its prompt is nearly row {number} of the evaluation set"
-                counter.add(DropReason.NEAR_EVALUATION, row.number, detail)
-        return kept
-
-
-class _NearDuplicates:
-    """Rows that nearly repeat an earlier one: counted for a person to look at, and kept."""
-
-    def __init__(self) -> None:
-        self._index = NearIndex()
-        self._examples: list[Example] = []
-        self._count = 0
-        self.checked = 0
-
-    def note(self, rows: list[Row]) -> None:
-        rows = rows[: NEAR_DUPLICATE_ROWS - self.checked]
-        self.checked += len(rows)
-        # Rows that share a long prompt are alike as a whole; they repeat each other when their responses do.
-        responses = ["\n".join(filter(None, (row.response or row.chosen, row.rejected))) for row in rows]
-        texts = ((row.number, f"{row.prompt}\n{response}") for row, response in zip(rows, responses, strict=True))
-        for signature, response in zip(signatures(texts), responses, strict=True):
-            part = shingles_of(response)
-            earlier = self._index.find(signature, part)
-            if earlier is None:
-                self._index.add(signature, part)
-                continue
-            self._count += 1
-            if len(self._examples) < EXAMPLES_KEPT:
-                self._examples.append(example(signature.row, f"nearly the same as row {earlier}"))
-
-    def tally(self) -> Tally:
-        return Tally(count=self._count, examples=tuple(self._examples))

@@ -1,0 +1,117 @@
+"""Rows held against other rows: duplicates, contradictions, what is in the evaluation set, near repetitions."""
+
+from rlhf_operator.api.shared import Format
+
+from .reasons import EXAMPLES_KEPT, Counter, DropReason, Example, Tally, example
+from .rows import Row
+from .similarity import NearIndex, key, near_to, shingles_of, signatures
+from .store import Prepared
+
+NEAR_DUPLICATE_ROWS = 50_000
+"""Rows that are looked at for near duplicates: the index holds about 2 kB for each."""
+
+Problem = tuple[DropReason, int, str]
+
+
+class RowIndex:
+    """What the rows of one data set say about each other: duplicates and contradictions."""
+
+    def __init__(self, wanted: Format) -> None:
+        self._format = wanted
+        self._first: dict[bytes, int] = {}
+        self._answers: dict[bytes, bytes] = {}
+        self._contradicted: dict[bytes, int] = {}
+
+    def note(self, row: Row) -> None:
+        """Remember one row; every row is noted before the first is asked about."""
+        own = self._own(row)
+        self._first.setdefault(own, row.number)
+        if self._format is Format.PAIRS:
+            turned = key(row.prompt, row.rejected, row.chosen)
+            if turned in self._first:
+                self._contradicted.setdefault(own, self._first[turned])
+                self._contradicted.setdefault(turned, row.number)
+        elif row.answer is not None:
+            prompt, answer = key(row.prompt), key(row.answer)
+            if self._answers.setdefault(prompt, answer) != answer:
+                self._contradicted.setdefault(prompt, row.number)
+
+    def problem(self, row: Row) -> Problem | None:
+        """Why a row does not stand beside the others."""
+        own = self._own(row)
+        contradicted = self._contradicted.get(own if self._format is Format.PAIRS else key(row.prompt))
+        if contradicted is not None:
+            return DropReason.CONTRADICTION, row.number, f"row {contradicted} says otherwise for the same prompt"
+        first = self._first[own]
+        if first != row.number:
+            return DropReason.DUPLICATE, row.number, f"the same as row {first}"
+        return None
+
+    def _own(self, row: Row) -> bytes:
+        if self._format is Format.PAIRS:
+            return key(row.prompt, row.chosen, row.rejected)
+        if self._format is Format.DEMONSTRATIONS:
+            return key(row.prompt, row.response)
+        return key(row.prompt)
+
+
+class HeldOut:
+    """The evaluation prompts, which must not be trained on: a gate on known questions says nothing."""
+
+    def __init__(self, evaluation: Prepared | None) -> None:
+        prompts = [] if evaluation is None else list(evaluation.prompts())
+        self._rows = {key(prompt): number for number, prompt in prompts}
+        self._near: NearIndex | None = near_to(prompts) if prompts else None
+
+    def exact(self, row: Row) -> Problem | None:
+        """Why a row can't be trained on, when its very prompt is held out."""
+        number = self._rows.get(key(row.prompt))
+        if number is None:
+            return None
+        return DropReason.IN_EVALUATION, row.number, f"its prompt is row {number} of the evaluation set"
+
+    def without_near(self, rows: list[Row], counter: Counter) -> list[Row]:
+        """The rows whose prompts are not nearly held-out ones; the others are counted."""
+        if self._near is None:
+            return rows
+        kept = []
+        texts = ((row.number, row.prompt) for row in rows)
+        for row, signature in zip(rows, signatures(texts), strict=True):
+            number = self._near.find(signature)
+            if number is None:
+                kept.append(row)
+            else:
+                detail = f"its prompt is nearly row {number} of the evaluation set"
+                counter.add(DropReason.NEAR_EVALUATION, row.number, detail)
+        return kept
+
+
+class NearDuplicates:
+    """Rows that nearly repeat an earlier one: counted for a person to look at, and kept."""
+
+    def __init__(self) -> None:
+        self._index = NearIndex()
+        self._examples: list[Example] = []
+        self._count = 0
+        self.checked = 0
+
+    def note(self, rows: list[Row]) -> None:
+        """Look at rows in order, as long as there is room."""
+        rows = rows[: NEAR_DUPLICATE_ROWS - self.checked]
+        self.checked += len(rows)
+        # Rows that share a long prompt are alike as a whole; they repeat each other when their responses do.
+        responses = ["\n".join(filter(None, (row.response or row.chosen, row.rejected))) for row in rows]
+        texts = ((row.number, f"{row.prompt}\n{response}") for row, response in zip(rows, responses, strict=True))
+        for signature, response in zip(signatures(texts), responses, strict=True):
+            part = shingles_of(response)
+            earlier = self._index.find(signature, part)
+            if earlier is None:
+                self._index.add(signature, part)
+                continue
+            self._count += 1
+            if len(self._examples) < EXAMPLES_KEPT:
+                self._examples.append(example(signature.row, f"nearly the same as row {earlier}"))
+
+    def tally(self) -> Tally:
+        """How many there were."""
+        return Tally(count=self._count, examples=tuple(self._examples))
