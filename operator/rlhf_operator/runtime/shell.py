@@ -74,6 +74,10 @@ async def run(operator: Operator, credentials: Credentials) -> None:
     kopf.on.startup(registry=registry)(start_up)
     kopf.on.cleanup(registry=registry)(clean_up)
     kopf.on.login(registry=registry)(log_in)
-    await kopf.operator(registry=registry, settings=settings, standalone=True, clusterwide=True, stop_flag=stop)
+    # kopf would look up the user's name, and a pod's numeric user has none; the Lease has an identity of its own.
+    peer: Any = "rlhf-operator"
+    await kopf.operator(
+        registry=registry, settings=settings, standalone=True, clusterwide=True, stop_flag=stop, identity=peer
+    )
     if ended:
         raise ended[0]
