@@ -24,7 +24,7 @@ class Cluster:
     def __init__(self, bed: testbed.Bed, namespace: str) -> None:
         self.bed = bed
         self.namespace = namespace
-        self._api = config.new_client_from_config(config_file=str(bed.kubeconfig))
+        self._api = config.new_client_from_config(config_file=str(bed.kubeconfig))  # type: ignore[no-untyped-call]
         self.objects = client.CustomObjectsApi(self._api)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -34,7 +34,7 @@ class Cluster:
     def create(self, manifest: Manifest, dry_run: bool = False) -> Manifest:
         """Create an object; dry_run only asks whether it would be taken."""
         result = self.objects.create_namespaced_custom_object(
-            *self._place(manifest), manifest, field_validation="Strict", **({"dry_run": "All"} if dry_run else {})
+            *self._place(manifest), manifest, field_validation="Strict", dry_run="All" if dry_run else None
         )
         assert isinstance(result, dict)
         return result
@@ -69,7 +69,7 @@ class Cluster:
 
 def refusals(error: ApiException) -> list[tuple[str, str]]:
     """(field, message) of everything the API server found wrong, without the value that it repeats."""
-    status = json.loads(error.body)
+    status = json.loads(error.body or "{}")
     if "details" not in status:  # Strict decoding says it in one line.
         return [("", status["message"].partition("strict decoding error: ")[2])]
     causes = status["details"].get("causes", [])

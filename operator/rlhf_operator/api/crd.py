@@ -27,7 +27,7 @@ def custom_resource_definition(kind: type[Kind]) -> dict[str, Any]:
     name = kind.__name__
     spec_type, status_type = kind.part("spec"), kind.part("status")
     schema = {
-        "description": structural(kind)["description"],
+        "description": " ".join((kind.__doc__ or "").split()),
         "type": "object",
         "required": ["spec"],
         "properties": {
@@ -78,17 +78,13 @@ def to_yaml(document: dict[str, Any]) -> str:
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def chart_template(document: dict[str, Any]) -> str:
-    """The CRD as a Helm template: a template, because Helm never upgrades what lies in a chart's `crds` folder."""
-    kept = document | {
-        "metadata": {
-            "name": document["metadata"]["name"],
-            # Uninstalling the chart must not delete everybody's objects.
-            "annotations": {"helm.sh/resource-policy": "keep"},
-        }
-    }
-    body = to_yaml(kept).replace("{{", '{{ "{{" }}')
-    return f"{_HEADER}{{{{- if .Values.crds.install }}}}\n{body}{{{{- end }}}}\n"
+def chart_template(crd: str) -> str:
+    """The CRD's YAML as a Helm template: a template, because Helm never upgrades what lies in a chart's `crds`."""
+    head, name, body = crd.partition("  name: ")
+    # Uninstalling the chart must not delete everybody's objects.
+    annotated = f"{head}  annotations:\n    helm.sh/resource-policy: keep\n{name}{body}"
+    escaped = annotated.replace("{{", '{{ "{{" }}')
+    return f"{_HEADER}{{{{- if .Values.crds.install }}}}\n{escaped}{{{{- end }}}}\n"
 
 
 def generated_files() -> dict[str, str]:
@@ -96,8 +92,9 @@ def generated_files() -> dict[str, str]:
     files: dict[str, str] = {}
     for kind in KINDS:
         document = custom_resource_definition(kind)
-        files[f"crds/{GROUP}_{kind.plural}.yaml"] = _HEADER + to_yaml(document)
-        files[f"charts/rlhf-operator/templates/crds/{kind.plural}.yaml"] = chart_template(document)
+        text = to_yaml(document)
+        files[f"crds/{GROUP}_{kind.plural}.yaml"] = _HEADER + text
+        files[f"charts/rlhf-operator/templates/crds/{kind.plural}.yaml"] = chart_template(text)
         files[f"docs/reference/{kind.__name__.lower()}.md"] = reference_page(kind, document)
     return files
 

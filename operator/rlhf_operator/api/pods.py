@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -158,7 +158,7 @@ class Compute(PodFields):
     """GPUs per pod, one process each; 0 trains on CPU with one process per pod."""
     gpu_resource_name: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "nvidia.com/gpu"
     """Resource name of the GPUs."""
-    zero_stage: Annotated[int, Field(ge=0, le=3, json_schema_extra={"enum": [0, 2, 3]})] = 0
+    zero_stage: Literal[0, 2, 3] = 0
     """DeepSpeed ZeRO stage: 0 replicates, 2 shards optimizer and gradients, 3 also parameters."""
     offload: Offload = Offload.NONE
     """What is kept in host memory: None, Optimizer or OptimizerAndParameters."""
