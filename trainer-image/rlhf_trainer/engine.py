@@ -144,8 +144,7 @@ class ZeroEngine(Engine):
         self, name: str, module: nn.Module, optimizer: Optimizer, group: Group, compute: PlanCompute, accumulation: int
     ) -> None:
         """Start a DeepSpeed engine; `accumulation` is the number of micro-batches of one optimizer step."""
-        import deepspeed
-
+        deepspeed = import_deepspeed()
         self.name = name
         self.module = module
         self._group = group
@@ -227,8 +226,7 @@ class ZeroEngine(Engine):
     def _gathered(self, value: Tensor) -> AbstractContextManager[Any]:
         if self._stage < 3 or not hasattr(value, "ds_id"):
             return nullcontext()
-        import deepspeed
-
+        deepspeed = import_deepspeed()
         context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([value])
         return context
 
@@ -238,6 +236,18 @@ class ZeroEngine(Engine):
             f"{type(self._engine).__name__}(stage={self._engine.zero_optimization_stage()}, "
             f"partitions={_partitions(self._engine)}, world={self._group.world_size})"
         )
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed without its shared-memory all-reduce.
+
+    That op is compiled at the first start (30 s and a compiler in the image), behind a lock file that a killed process
+    leaves locked for ever; and it serves only ranks that share one host.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def check_engine(engine: Any, compute: PlanCompute) -> None:
@@ -333,7 +343,6 @@ def reference_engine(module: nn.Module, group: Group, compute: PlanCompute) -> A
     module.eval()
     if compute.zero_stage < 3:
         return module.to(group.device)
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     config = _zero_config(compute, None, 1)
     return deepspeed.initialize(model=module, config=config, dist_init_required=False)[0]
