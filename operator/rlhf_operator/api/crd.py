@@ -12,7 +12,7 @@ import yaml
 from .base import GROUP, VERSION
 from .meta import Kind
 from .policyrollout import PolicyRollout
-from .reference import reference_page
+from .reference import reference_pages
 from .rewardmodel import RewardModel
 from .rlhfjob import RLHFJob
 from .structural import structural, tolerant
@@ -95,8 +95,7 @@ def generated_files() -> dict[str, str]:
         text = to_yaml(document)
         files[f"crds/{GROUP}_{kind.plural}.yaml"] = _HEADER + text
         files[f"charts/rlhf-operator/templates/crds/{kind.plural}.yaml"] = chart_template(text)
-        files[f"docs/reference/{kind.__name__.lower()}.md"] = reference_page(kind, document)
-    return files
+    return files | {f"docs/reference/{name}": text for name, text in reference_pages(KINDS).items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
