@@ -107,7 +107,9 @@ class Kubelet:
     def _status(self, api: Api, pod: Object, status: Mapping[str, Any]) -> None:
         name = pod["metadata"]["name"]
         conditions = {"type": "Ready", "status": "True" if status["phase"] == "Running" else "False"}
-        others = [each for each in status.get("conditions", ()) if each["type"] != "Ready"]
+        # A merge patch replaces the list: what others wrote, such as DisruptionTarget, must stay.
+        known = [*((pod.get("status") or {}).get("conditions") or ()), *status.get("conditions", ())]
+        others = [each for each in known if each["type"] != "Ready"]
         body = {**status, "conditions": [*others, conditions], "startTime": _now()}
         api.patch(PODS, self._namespace, name, {"status": body}, "status")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from opkit import kueue
 from opkit.api import Api, Object
 from opkit.kubelet import Kubelet, make_node, pods_of, running_pods
 from opkit.plane import private_plane
 from opkit.process import OperatorProcess, wait_for
 from rlhf_operator.api.result import TerminationMessage
-from rlhf_operator.common.resources import CONFIGMAPS, CRDS, JOBS, PVCS, RLHFJOBS
+from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PVCS, RLHFJOBS
 from testbed.bed import Bed
 
 ROOT = Path(__file__).parents[3]
@@ -72,6 +72,13 @@ class World:
         """A batch Job."""
         return self.api.get(JOBS, self.namespace, name)
 
+    def image(self, job: str) -> str:
+        """The image of a Job's pods."""
+        found = self.job(job)
+        assert found is not None
+        image: str = found["spec"]["template"]["spec"]["containers"][0]["image"]
+        return image
+
     def jobs(self, owner: str) -> list[Object]:
         """The batch Jobs of an RLHFJob."""
         return self.api.list(JOBS, self.namespace, f"rlhf.dev/job={owner}")
@@ -104,6 +111,18 @@ class World:
         }
         self.exit(job, {0: 0}, {0: verdict(plan_digest, artifact=artifact | fields)})
 
+    def settled_version(self, name: str) -> str:
+        """The resourceVersion of the job once it was the same in ten looks."""
+        seen: list[str] = []
+
+        def look() -> bool:
+            job = self.api.get(RLHFJOBS, self.namespace, name)
+            seen.append(job["metadata"]["resourceVersion"] if job is not None else "")
+            return len(seen) >= 10 and len(set(seen[-10:])) == 1
+
+        self.wait(f"{name} settles", look)
+        return seen[-1]
+
     def wait(self, what: str, look: Callable[[], Any], seconds: float = 30) -> Any:
         """Look until something true is seen."""
         return wait_for(what, look, seconds)
@@ -127,6 +146,7 @@ def bed() -> Iterator[Bed]:
         api = Api(plane.kubeconfig)
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             api.install_crd(yaml.safe_load(path.read_text(encoding="utf-8")))
+        api.install_crd(kueue.CRD)
         make_node(api, NODE)
         api.close()
         yield plane
@@ -144,7 +164,10 @@ def idle_world(bed: Bed) -> Iterator[World]:
     """A namespace without an operator."""
     api = Api(bed.kubeconfig)
     with api.namespace("rj") as namespace, Kubelet(api, namespace, NODE, POD_IP) as kubelet:
-        prompts = {"metadata": {"name": "prompts", "namespace": namespace}, "data": {"train.jsonl": '{"prompt": "a"}\n'}}
+        prompts = {
+            "metadata": {"name": "prompts", "namespace": namespace},
+            "data": {"train.jsonl": '{"prompt": "a"}\n'},
+        }
         api.create(CONFIGMAPS, prompts)
         api.create(PVCS, claim(namespace, "models", "ReadWriteMany"))
         yield World(api, namespace, kubelet, bed)
@@ -166,11 +189,7 @@ def claim(namespace: str, name: str, mode: str) -> Object:
     return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
-def deep(manifest: Object, **changes: Any) -> Object:
-    """A copy of a manifest with changes at the top of its spec."""
-    copied = copy.deepcopy(manifest)
-    copied["spec"] |= changes
-    return copied
-
-
-__all__ = ["CRDS", "World", "claim", "deep", "verdict"]
+def condition(status: Object, name: str) -> Object:
+    """A condition of a status; empty when it is not there."""
+    found: Object = next((each for each in status.get("conditions", ()) if each["type"] == name), {})
+    return found
