@@ -78,7 +78,8 @@ def scheduler_arguments(paths: Paths) -> list[str]:
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
         "--leader-elect=false",
-        "--bind-address=127.0.0.1",
+        # No port of its own: two beds of one machine would meet there.
+        "--secure-port=0",
     ]
 
 
