@@ -8,6 +8,7 @@ from .base import Model
 
 Schema = dict[str, Any]
 
+_RULES = "x-kubernetes-validations"
 _DROPPED = frozenset({"title", "$defs", "additionalProperties", "properties", "items", "anyOf", "default", "const"})
 # A refused status write blocks the object: of a status only types, descriptions and list keys are kept.
 _BOUNDS = frozenset(
@@ -26,7 +27,7 @@ _BOUNDS = frozenset(
         "exclusiveMaximum",
         "required",
         "default",
-        "x-kubernetes-validations",
+        _RULES,
     }
 )
 _ORDER = (
@@ -83,7 +84,7 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    """The node with references and `or null` taken out; what stands beside them wins."""
+    """The node with references and `or null` taken out; what stands beside them wins, and rules add up."""
     while "$ref" in node or ("anyOf" in node and not node.get("x-kubernetes-int-or-string")):
         beside = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
         if "$ref" in node:
@@ -93,7 +94,8 @@ def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
             if len(choices) != 1:
                 raise ValueError(f"a structural schema has no alternatives: {node}")
             (target,) = choices
-        node = target | beside
+        rules = target.get(_RULES, []) + beside.get(_RULES, [])
+        node = target | beside | ({_RULES: rules} if rules else {})
     return node
 
 
@@ -108,9 +110,8 @@ def _set_values(default: Schema) -> Schema:
 
 def _without_bounds(node: Schema) -> Schema:
     result = {key: value for key, value in node.items() if key not in _BOUNDS}
-    for name in ("properties",):
-        if name in result:
-            result[name] = {key: _without_bounds(child) for key, child in result[name].items()}
+    if "properties" in result:
+        result["properties"] = {key: _without_bounds(child) for key, child in result["properties"].items()}
     for name in ("items", "additionalProperties"):
         if isinstance(result.get(name), dict):
             result[name] = _without_bounds(result[name])

@@ -6,10 +6,11 @@ import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import yaml
+from pydantic import Field
 
 from rlhf_operator.api.base import Model, Rule
 from rlhf_operator.api.crd import KINDS, custom_resource_definition, generated_files, main, to_yaml
@@ -207,6 +208,24 @@ def test_a_status_loses_bounds_and_rules() -> None:
     assert "required" not in schema
     assert "x-kubernetes-validations" not in schema
     assert schema["properties"]["inner"]["properties"]["size"] == {"type": "integer"}
+
+
+ODD = Rule("self.size % 2 == 1", "size must be odd")
+
+
+class Ruled(Model):
+    rules = (Rule("self.size > 0", "size must be positive"),)
+
+    size: int
+
+
+class Holder(Model):
+    ruled: Annotated[Ruled, Field(json_schema_extra={"x-kubernetes-validations": [ODD.as_schema()]})] | None = None
+
+
+def test_rules_of_a_type_and_of_a_field_add_up() -> None:
+    rules = structural(Holder)["properties"]["ruled"]["x-kubernetes-validations"]
+    assert [rule["message"] for rule in rules] == ["size must be positive", "size must be odd"]
 
 
 class Alternatives(Model):
