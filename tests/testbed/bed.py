@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from testbed import controlplane, host, node, teardown
+from testbed import controlplane, host, kind, node, teardown
 from testbed.addons import install
 from testbed.binaries import require
 from testbed.errors import BedError, InvalidStateError
@@ -24,15 +25,28 @@ _CONTROL_PLANE_DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager")
 _NODE_DAEMONS = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "volumes")
 
 
+class Origin(StrEnum):
+    """Whose cluster it is, which decides how images get there."""
+
+    OWN = "own"
+    KIND = "kind"
+    GIVEN = "given"
+
+
 @dataclass(frozen=True)
 class Bed:
-    """A cluster to test against. `own` is False for a given kubeconfig or kind: those are not ours to restart."""
+    """A cluster to test against."""
 
     kubeconfig: Path
     profile: Profile
     kubectl_binary: Path
     paths: Paths
-    own: bool = True
+    origin: Origin = Origin.OWN
+
+    @property
+    def own(self) -> bool:
+        """Whether this test bed runs it; others are not ours to restart."""
+        return self.origin is Origin.OWN
 
     @property
     def kubectl(self) -> Kubectl:
@@ -43,7 +57,7 @@ class Bed:
 def ensure(profile: Profile | str = Profile.CONTROL_PLANE, progress: Progress | None = None) -> Bed:
     """A running bed that covers the profile; brings it up when there is none.
 
-    `TESTBED_KUBECONFIG` names an existing cluster to use instead.
+    `TESTBED_KUBECONFIG` names an existing cluster to use instead, `TESTBED=kind` a cluster by kind.
     """
     wanted = Profile(profile)
     progress = progress or Progress()
@@ -51,14 +65,28 @@ def ensure(profile: Profile | str = Profile.CONTROL_PLANE, progress: Progress | 
     if given := os.environ.get("TESTBED_KUBECONFIG"):
         return _given(Path(given), wanted, paths, progress)
     with _locked(paths):
+        if _by_kind():
+            kubeconfig = kind.Kind(paths, progress).up()
+            kubectl = require(["kubectl"], paths, progress)["kubectl"]
+            return Bed(kubeconfig, Profile.NODE, kubectl, paths, Origin.KIND)
         return up(wanted, paths, progress)
+
+
+def _by_kind() -> bool:
+    match os.environ.get("TESTBED", ""):
+        case "kind":
+            return True
+        case "":
+            return False
+        case other:
+            raise BedError(f"TESTBED={other} is unknown; set it to kind, or unset it")
 
 
 def _given(kubeconfig: Path, profile: Profile, paths: Paths, progress: Progress) -> Bed:
     if not kubeconfig.is_file():
         raise BedError(f"TESTBED_KUBECONFIG={kubeconfig} is not a file; unset it or name a kubeconfig")
     kubectl = require(["kubectl"], paths, progress)["kubectl"]
-    return Bed(kubeconfig, profile, kubectl, paths, own=False)
+    return Bed(kubeconfig, profile, kubectl, paths, Origin.GIVEN)
 
 
 @contextmanager
@@ -135,9 +163,12 @@ def _completed(state: BedState, paths: Paths) -> BedState:
 
 def down() -> None:
     """Take the bed down."""
-    paths = Paths.default()
+    paths, progress = Paths.default(), Progress()
     with _locked(paths):
-        teardown.down(paths, Progress())
+        if _by_kind():
+            kind.Kind(paths, progress).down()
+        else:
+            teardown.down(paths, progress)
 
 
 def status() -> list[str]:

@@ -89,9 +89,14 @@ def chart_values(controller: str, envoy: str) -> dict[str, Any]:
     }
 
 
-def manifests(envoy: str) -> list[dict[str, Any]]:
-    """The class, its Envoy (ClusterIP: the bed has no load balancer) and a Gateway for routes of every namespace."""
-    container = {"image": envoy, "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}}
+def manifests(envoy: str | None) -> list[dict[str, Any]]:
+    """The class, its Envoy (ClusterIP: the bed has no load balancer) and a Gateway for routes of every namespace.
+
+    envoy: the image; None takes the one that Envoy Gateway's release names.
+    """
+    container: dict[str, Any] = {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}}
+    if envoy is not None:
+        container["image"] = envoy
     proxy = {
         "provider": {
             "type": "Kubernetes",

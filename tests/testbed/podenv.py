@@ -7,6 +7,7 @@ The checkout, the virtual environment and the interpreter appear read-only at th
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,33 @@ class PodEnvironment:
         }
 
 
-def pod_environment(paths: Paths | None = None, progress: Progress | None = None) -> PodEnvironment:
-    """The environment of the interpreter that runs this, for pods of the bed."""
+def pod_environment(
+    paths: Paths | None = None, progress: Progress | None = None, image: str | None = None
+) -> PodEnvironment:
+    """The environment of the interpreter that runs this, for pods of the bed.
+
+    image: a base of the host's distribution; None takes the bed's own.
+    """
     paths = paths or Paths.default()
-    image = ImageStore(paths, progress or Progress()).base().name
+    image = image or ImageStore(paths, progress or Progress()).base().name
     prepare_shared(paths.shared)
+    return compose(image, host_folders(), Path(sys.prefix), paths.shared)
+
+
+def host_folders() -> list[Path]:
+    """What must be mounted for this interpreter to run elsewhere: checkout, environment, interpreter."""
     checkout = Path(__file__).resolve().parents[2]
-    return compose(image, checkout, Path(sys.prefix), Path(sys.base_prefix), paths.shared)
+    return folders_for(checkout, Path(sys.prefix), Path(sys.base_prefix))
+
+
+def folders_for(checkout: Path, prefix: Path, base_prefix: Path) -> list[Path]:
+    """Each folder once, none inside another; the distribution's own interpreter is in the image."""
+    wanted = {checkout, prefix, prefix.resolve(), *([] if base_prefix == _SYSTEM_PREFIX else [base_prefix])}
+    folders: list[Path] = []
+    for folder in sorted(wanted, key=lambda path: (len(path.parts), path)):
+        if not any(folder.is_relative_to(known) for known in folders):
+            folders.append(folder)
+    return folders
 
 
 def prepare_shared(folder: Path) -> None:
@@ -75,13 +96,8 @@ def prepare_shared(folder: Path) -> None:
         path.chmod(0o1777)
 
 
-def compose(image: str, checkout: Path, prefix: Path, base_prefix: Path, shared: Path) -> PodEnvironment:
-    """Mounts for the checkout, the environment (`prefix`) and the interpreter (`base_prefix`), each once."""
-    wanted = [checkout, prefix, prefix.resolve(), *([] if base_prefix == _SYSTEM_PREFIX else [base_prefix])]
-    folders: list[Path] = []
-    for folder in sorted(set(wanted), key=lambda path: len(path.parts)):
-        if not any(folder.is_relative_to(known) for known in folders):
-            folders.append(folder)
+def compose(image: str, folders: Sequence[Path], prefix: Path, shared: Path) -> PodEnvironment:
+    """Mounts for the folders, read-only at their own paths, and for what is kept between runs (below `shared`)."""
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
     for number, folder in enumerate(folders):

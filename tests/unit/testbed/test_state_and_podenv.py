@@ -14,7 +14,7 @@ from testbed import dns, monitoring
 from testbed.__main__ import main
 from testbed.errors import InvalidStateError
 from testbed.kwok import stages
-from testbed.podenv import compose
+from testbed.podenv import PodEnvironment, compose, folders_for
 from testbed.state import BedState, Ports, Profile, choose_ports, load
 from testbed.volumes import PROVISIONER, folder_to_remove, volume_for
 
@@ -118,8 +118,13 @@ def test_only_a_released_volumes_own_folder_is_removed(path: str, phase: str, pr
     assert (folder_to_remove(volume, Path("/pool")) is not None) is removed
 
 
+def _environment(checkout: str, prefix: str, base_prefix: str) -> PodEnvironment:
+    folders = folders_for(Path(checkout), Path(prefix), Path(base_prefix))
+    return compose("image", folders, Path(prefix), Path("/cache/shared"))
+
+
 def test_checkout_environment_and_interpreter_are_mounted_read_only_at_their_own_paths() -> None:
-    made = compose("image", Path("/src/rlhf"), Path("/src/rlhf/.venv"), Path("/opt/python"), Path("/cache/shared"))
+    made = _environment("/src/rlhf", "/src/rlhf/.venv", "/opt/python")
     read_only = {mount["mountPath"] for mount in made.mounts if mount.get("readOnly")}
     assert read_only == {"/src/rlhf", "/opt/python"}
     paths = {volume["name"]: volume.get("hostPath", {}).get("path") for volume in made.volumes}
@@ -132,12 +137,12 @@ def test_checkout_environment_and_interpreter_are_mounted_read_only_at_their_own
 
 
 def test_the_systems_interpreter_is_not_mounted_for_the_image_has_its_own() -> None:
-    made = compose("image", Path("/src"), Path("/venv"), Path("/usr"), Path("/shared"))
+    made = _environment("/src", "/venv", "/usr")
     assert {mount["mountPath"] for mount in made.mounts if mount.get("readOnly")} == {"/src", "/venv"}
 
 
 def test_the_template_sets_nothing_that_belongs_to_the_operator() -> None:
-    made = compose("image", Path("/src"), Path("/venv"), Path("/usr"), Path("/shared"))
+    made = _environment("/src", "/venv", "/usr")
     template = made.template("trainer")
     assert set(template) == {"spec"}
     (container,) = template["spec"]["containers"]

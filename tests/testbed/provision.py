@@ -1,0 +1,44 @@
+"""How our images and the host's Python get into a cluster, whoever's it is: the bed's own, kind's, or a given one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from testbed.bed import Bed, Origin
+from testbed.dockerfiles import OPERATOR, Builder, Dockerfile
+from testbed.errors import BedError
+from testbed.kind import Kind
+from testbed.podenv import pod_environment
+from testbed.progress import Progress
+
+
+def load_image(bed: Bed, dockerfile: Dockerfile = OPERATOR, progress: Progress | None = None) -> str:
+    """The name by which the cluster's pods find one of our images.
+
+    On a given cluster it must be there already: `TESTBED_IMAGE_OPERATOR` (TRAINER, SERVER) names it.
+    """
+    progress = progress or Progress()
+    match bed.origin:
+        case Origin.OWN:
+            return Builder(bed.paths, progress).load(dockerfile)
+        case Origin.KIND:
+            return Kind(bed.paths, progress).load(dockerfile)
+        case Origin.GIVEN:
+            variable = f"TESTBED_IMAGE_{dockerfile.name.upper()}"
+            if name := os.environ.get(variable):
+                return name
+            raise BedError(f"a given cluster can't be loaded with images: push one and name it in {variable}")
+
+
+def pod_template(bed: Bed, container: str = "trainer", progress: Progress | None = None) -> dict[str, Any] | None:
+    """The pod template that mounts the host's Python; None on a given cluster, whose nodes don't have it."""
+    progress = progress or Progress()
+    match bed.origin:
+        case Origin.OWN:
+            return pod_environment(bed.paths, progress).template(container)
+        case Origin.KIND:
+            image = Kind(bed.paths, progress).load_base()
+            return pod_environment(bed.paths, progress, image).template(container)
+        case Origin.GIVEN:
+            return None
