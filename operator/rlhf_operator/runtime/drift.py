@@ -23,6 +23,11 @@ def is_applied(manifest: Mapping[str, Any], live: Mapping[str, Any], own: Sequen
     return all(wants(manifest, entry.fields if entry.applied else _as_sent(entry.fields)) for entry in own)
 
 
+def drops_fields(manifest: Mapping[str, Any], own: Sequence[OwnFields]) -> bool:
+    """Whether the manifest lacks something that we set by creating the object: an apply alone would leave it there."""
+    return any(not entry.applied and not wants(manifest, _as_sent(entry.fields)) for entry in own)
+
+
 def _as_sent(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the creator of an object owns, without the defaults that the server put down to its account."""
     return {name: below for name, below in fields.items() if name in _UNDEFAULTED}

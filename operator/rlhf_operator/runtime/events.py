@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -18,6 +19,7 @@ from rlhf_operator.kube.client import KubeClient
 logger = logging.getLogger(__name__)
 
 _REMEMBERED = 2048
+_WAITING_LIMIT = 10_000
 _REPEAT_SECONDS = 300.0
 # The server's bounds (events.k8s.io/v1).
 _NOTE_LIMIT_BYTES = 1000
@@ -28,6 +30,7 @@ class Recorder:
     """Writes an event once; says the same again as a count, at most every five minutes.
 
     An event's name is a digest of what it says about which object: a new process finds the old one's event.
+    `emit` only lines it up; `run` writes one after the other, so that children never wait for words.
     """
 
     def __init__(
@@ -44,25 +47,43 @@ class Recorder:
         self._dropped = dropped
         self._clock = clock
         self._today = today
+        self._waiting: asyncio.Queue[tuple[Manifest, Event]] = asyncio.Queue(_WAITING_LIMIT)
         self._said: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    async def emit(self, obj: Manifest, event: Event) -> None:
-        """Record one event about the object."""
+    def emit(self, obj: Manifest, event: Event) -> None:
+        """Line up one event about the object."""
+        try:
+            self._waiting.put_nowait((_reference(obj), event))
+        except asyncio.QueueFull:
+            self._dropped()
+
+    async def run(self) -> None:
+        """Write what is lined up, until cancelled."""
+        while True:
+            obj, event = await self._waiting.get()
+            try:
+                await self._write(obj, event)
+            except (KubeError, Fenced) as error:
+                self._dropped()
+                logger.warning("event %s was not written: %s", event.reason, error)
+            finally:
+                self._waiting.task_done()
+
+    async def drained(self) -> None:
+        """Until everything that was lined up is written or given up."""
+        await self._waiting.join()
+
+    async def _write(self, obj: Manifest, event: Event) -> None:
         name = event_name(obj, event)
         count, at = self._said.get(name, (0, float("-inf")))
         if self._clock() - at < _REPEAT_SECONDS:
             self._remember(name, count + 1, at)
             return
-        # Remembered before it is written: two workers must not both write it.
         self._remember(name, count + 1, self._clock())
-        try:
-            if count:
-                await self._repeat(obj, name, count + 1)
-            else:
-                await self._first(obj, name, event)
-        except (KubeError, Fenced) as error:
-            self._dropped()
-            logger.warning("event %s was not written: %s", event.reason, error)
+        if count:
+            await self._repeat(obj, name, count + 1)
+        else:
+            await self._first(obj, name, event)
 
     async def _first(self, obj: Manifest, name: str, event: Event) -> None:
         metadata = obj["metadata"]
@@ -110,6 +131,12 @@ class Recorder:
 
     def _now(self) -> str:
         return self._today().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _reference(obj: Manifest) -> Manifest:
+    """As much of an object as an event needs."""
+    metadata = {key: obj["metadata"].get(key) for key in ("name", "namespace", "uid")}
+    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata}
 
 
 def event_name(obj: Manifest, event: Event) -> str:

@@ -24,14 +24,14 @@ from rlhf_operator.common.intents import (
 from rlhf_operator.common.resources import Resource
 from rlhf_operator.errors import ApiError, Conflict, Invalid, NotFound
 from rlhf_operator.kube.client import KubeClient
-from rlhf_operator.kube.store import ObjectKey, Store, own_fields
-from rlhf_operator.runtime.drift import is_applied
+from rlhf_operator.kube.store import ObjectKey, Store, decode, own_fields
+from rlhf_operator.runtime.drift import drops_fields, is_applied
 from rlhf_operator.runtime.events import Recorder
 
 PAUSED_REASON = "Paused"
 
 
-class WriteRefused(Exception):  # noqa: N818 - named after what happened
+class WriteRefused(Exception):
     """A child write that the server refused, in the words the controller gets."""
 
     def __init__(self, failure: WriteFailure) -> None:
@@ -47,7 +47,8 @@ class Executor:
         self._stores = stores
         self._recorder = recorder
         self._resources = {(resource.api_version, resource.kind): resource for resource in stores}
-        # What an apply that `is_applied` can't prove (quantities written otherwise) left: manifest digest and version.
+        # Known to be applied: digest of the manifest, and the version it left. Spares the comparison, and the repeated
+        # apply where `is_applied` can't prove that nothing would change (quantities that are written otherwise).
         self._applied: dict[tuple[Resource, ObjectKey], tuple[bytes, int]] = {}
 
     async def execute(self, obj: Manifest, plan: Plan) -> None:
@@ -74,15 +75,15 @@ class Executor:
             return
         self._stores[resource].upsert(written)
         for event in plan.events:
-            await self._recorder.emit(obj, event)
+            self._recorder.emit(obj, event)
 
-    async def paused(self, obj: Manifest, target: str | None = None) -> None:
+    def paused(self, obj: Manifest, target: str | None = None) -> None:
         """Say by an event that nothing is written: to the object itself, or to one of its children."""
         whose = target or "this object"
         message = (
             f"annotation {PAUSED_ANNOTATION}=true on {whose}: the operator writes nothing to it; remove it to go on"
         )
-        await self._recorder.emit(obj, Event("Warning", PAUSED_REASON, message))
+        self._recorder.emit(obj, Event("Warning", PAUSED_REASON, message))
 
     async def _apply(self, obj: Manifest, manifest: Manifest) -> None:
         resource, key, store = self._place(manifest)
@@ -90,19 +91,20 @@ class Executor:
         if entry is None:
             await self._create(obj, manifest)
             return
-        live = store.get(key)
-        if live is None or await self._is_paused(obj, live):
-            return
-        if not belongs(manifest, live):
-            raise self._taken("apply", resource, key)
         digest = hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).digest()
         if self._applied.get((resource, key)) == (digest, entry.version):
             return
+        live = decode(entry)
+        if self._is_paused(obj, live):
+            return
+        if not belongs(manifest, live):
+            raise self._taken("apply", resource, key)
         own = own_fields(entry)
         if is_applied(manifest, live, own):
+            self._applied[(resource, key)] = (digest, entry.version)
             return
         try:
-            if any(not fields.applied for fields in own):
+            if drops_fields(manifest, own):
                 await self._own_by_apply(resource, key)
             written = await self._client.apply(resource, manifest)
         except ApiError as error:
@@ -111,9 +113,9 @@ class Executor:
         self._applied[(resource, key)] = (digest, int(written["metadata"]["resourceVersion"]))
 
     async def _own_by_apply(self, resource: Resource, key: ObjectKey) -> None:
-        """Turn our creation's entry in managedFields into an apply's, or fields we drop would never go away.
+        """Turn our creation's entry in managedFields into an apply's, or fields that we drop would never go away.
 
-        What client-go's csaupgrade does: the version makes it safe, and it is needed once per object.
+        What client-go's csaupgrade does; the version in it makes it safe.
         """
         live = await self._client.get(resource, key[0] or None, key[1])
         fields = live["metadata"].get("managedFields") or []
@@ -147,7 +149,7 @@ class Executor:
         store = self._stores.get(delete.resource)
         key = (delete.namespace, delete.name)
         live = store.get(key) if store else None
-        if live is not None and await self._is_paused(obj, live):
+        if live is not None and self._is_paused(obj, live):
             return
         try:
             answer = await self._client.delete(
@@ -169,10 +171,10 @@ class Executor:
         else:
             store.remove(key, delete.uid)
 
-    async def _is_paused(self, obj: Manifest, live: Mapping[str, Any]) -> bool:
+    def _is_paused(self, obj: Manifest, live: Mapping[str, Any]) -> bool:
         if not is_paused(live):
             return False
-        await self.paused(obj, f"{live['kind']} {live['metadata']['name']}")
+        self.paused(obj, f"{live['kind']} {live['metadata']['name']}")
         return True
 
     def _place(self, manifest: Manifest) -> tuple[Resource, ObjectKey, Store]:

@@ -24,6 +24,9 @@ from rlhf_operator.runtime.queue import KeyedQueue
 
 logger = logging.getLogger(__name__)
 
+# A Job that starts changes five times within a moment, its pods as often: one look afterwards sees it all.
+_SETTLE_SECONDS = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -65,13 +68,13 @@ class Manager:
     def changed(self, resource: Resource, key: ObjectKey, entry: Entry) -> None:
         """An object came, changed or went: wake its key, or its owner's."""
         if resource.kind in self._controllers and self._controllers[resource.kind].resource == resource:
-            self._poke(resource.kind, *key)
+            self._poke(Key(resource.kind, *key))
             return
         kind, name = entry.owner_kind, entry.owner_name
         if kind is None or name is None:
             kind, name = self._owner_through_job(entry)
-        if kind in self._controllers and name is not None:
-            self._poke(kind, key[0], name)
+        if kind is not None and kind in self._controllers and name is not None:
+            self._poke(Key(kind, key[0], name), _SETTLE_SECONDS)
 
     def state_changed(self, reflector: Reflector) -> None:
         """A watch was filled or failed: start the kinds that can be observed now."""
@@ -112,7 +115,7 @@ class Manager:
             return "deleting"
         try:
             if is_paused(obj):
-                await executor.paused(obj)
+                executor.paused(obj)
                 self._queue.done(key)
                 return "paused"
             return await self._observe_decide_act(key, controller, obj, reader, executor)
@@ -158,10 +161,14 @@ class Manager:
         delay = self._queue.failed(key)
         logger.log(level, "%s: %s; again in %.1f s", what, error if error is not None else "see above", delay)
 
-    def _poke(self, kind: str, namespace: str, name: str) -> None:
+    def _poke(self, key: Key, after: float = 0.0) -> None:
         # Before its caches are filled a kind has no queue: it is queued whole once they are.
-        if kind in self._started:
-            self._queue.add(Key(kind, namespace, name))
+        if key.kind not in self._started:
+            return
+        if after:
+            self._queue.add_after(key, after)
+        else:
+            self._queue.add(key)
 
     def _owner_through_job(self, entry: Entry) -> tuple[str | None, str | None]:
         """The owner of an object that names one of our Jobs as its owner, as Kueue's Workloads do."""

@@ -93,6 +93,7 @@ class Operator:
             await self._first(acquiring)
             self._tasks.append(asyncio.create_task(self._elector.hold(), name="election"))
         self._metrics.leader.set(1)
+        self._tasks.append(asyncio.create_task(self._recorder.run(), name="events"))
         workers = [asyncio.create_task(self._manager.work(), name=f"worker {n}") for n in range(self._settings.workers)]
         self._tasks += workers
         await self._first(*workers)
@@ -103,8 +104,10 @@ class Operator:
         try:
             async with asyncio.timeout(self._settings.drain_seconds):
                 await self._queue.drained()
+                if any(task.get_name() == "events" and not task.done() for task in self._tasks):
+                    await self._recorder.drained()
         except TimeoutError:
-            logger.warning("%d reconciles were not finished in time", self._queue.working)
+            logger.warning("not finished in time: %d reconciles, or events", self._queue.working)
         self._client.may_write = lambda: False
         for task in self._tasks:
             task.cancel()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
+import orjson
 
 from rlhf_operator.common.intents import Manifest
 from rlhf_operator.common.reader import ReadFailed, TemplateRejected
@@ -15,6 +17,9 @@ from rlhf_operator.errors import ApiError, Conflict, Fenced, Forbidden, Invalid,
 from rlhf_operator.kube.client import KubeClient
 from rlhf_operator.runtime.caches import Caches
 
+# A thousand jobs that start together refer to the same claim: one look serves them all.
+_SHARED_SECONDS = 1.0
+_SHARED_LIMIT = 256
 _PROGRESS_SECONDS = 2.0
 _PROGRESS_LIMIT_BYTES = 64 << 10
 
@@ -26,6 +31,7 @@ class CachedReader:
         self._client = client
         self._caches = caches
         self._pods = pods
+        self._shared: dict[tuple[Resource, str | None, str], tuple[float, asyncio.Task[bytes]]] = {}
 
     def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """From the watch cache."""
@@ -40,13 +46,28 @@ class CachedReader:
         return self._caches.listed(resource)
 
     async def fetch(self, resource: Resource, namespace: str | None, name: str) -> Manifest | None:
-        """Live GET; None for an object, or an API, that does not exist."""
+        """Live GET, shared for a second; None for an object, or an API, that does not exist."""
+        key = (resource, namespace, name)
+        now = time.monotonic()
+        at, task = self._shared.get(key, (float("-inf"), None))
+        if task is None or now - at > _SHARED_SECONDS or (task.done() and not _succeeded(task)):
+            if len(self._shared) >= _SHARED_LIMIT:
+                self._shared = {k: v for k, v in self._shared.items() if now - v[0] <= _SHARED_SECONDS}
+            task = asyncio.create_task(self._fetch(resource, namespace, name))
+            self._shared[key] = (now, task)
         try:
-            return _clean(await self._client.get(resource, namespace, name))
-        except NotFound:
-            return None
+            # Shielded: one reconcile that is cut off must not take the answer from the others.
+            found: Manifest | None = orjson.loads(await asyncio.shield(task))
         except KubeError as error:
             raise _failed(f"{resource} {name}", error) from error
+        return found
+
+    async def _fetch(self, resource: Resource, namespace: str | None, name: str) -> bytes:
+        """JSON of the object, or `null`: each caller decodes a copy of its own."""
+        try:
+            return orjson.dumps(_clean(await self._client.get(resource, namespace, name)))
+        except NotFound:
+            return b"null"
 
     async def fetch_list(
         self, resource: Resource, namespace: str | None, label_selector: str | None = None
@@ -99,6 +120,10 @@ class CachedReader:
 def _clean(obj: dict[str, Any]) -> dict[str, Any]:
     obj["metadata"].pop("managedFields", None)
     return obj
+
+
+def _succeeded(task: asyncio.Task[bytes]) -> bool:
+    return not task.cancelled() and task.exception() is None
 
 
 def _failed(what: str, error: Exception) -> ReadFailed:

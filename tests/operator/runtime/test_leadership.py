@@ -49,6 +49,7 @@ def test_the_standby_writes_nothing_while_the_leader_lives(admin: Api, namespace
     assert standby.writes() == 0
     assert not standby.leads()
     # 3 ConfigMaps, a status and an event each: nothing was written twice.
+    wait_for("the events", lambda: leader.writes() >= 10 * 5)
     assert leader.writes() == 10 * 5, leader.calls()
 
 
@@ -89,6 +90,7 @@ def test_a_leader_that_slept_through_its_lease_writes_nothing_and_ends(
         admin.eventually(WIDGETS, namespace, f"w{number}", value_is("one"))
     wait_for("quiet", lambda: standby.metric("rlhf_operator_queue_working") == 0)
     # Every write of the twenty is the standby's: 2 ConfigMaps, a status and an event each.
+    wait_for("the events", lambda: standby.writes() >= 20 * 4)
     assert standby.writes() == 20 * 4, standby.calls()
 
 
