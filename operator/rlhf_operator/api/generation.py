@@ -14,7 +14,7 @@ class OverlongPrompt(StrEnum):
     """What happens to a prompt that is longer than maxPromptLength."""
 
     DROP = "Drop"
-    FAIL = "Fail"
+    TRUNCATE_LEFT = "TruncateLeft"
 
 
 class TruncationMode(StrEnum):
@@ -46,7 +46,7 @@ class Generation(Model):
     stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=128)]], Field(max_length=16)] = []
     """Texts that end a response, beside the tokenizer's end tokens."""
     overlong_prompt: OverlongPrompt = OverlongPrompt.DROP
-    """Drop leaves prompts that are too long out and counts them; Fail ends the run."""
+    """Drop leaves prompts that are too long out and counts them; TruncateLeft keeps their end and counts them."""
     truncation: Truncation = Truncation()
     """What a response that hits maxResponseLength earns."""
 

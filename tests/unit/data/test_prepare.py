@@ -86,11 +86,14 @@ def test_a_digest_that_differs_is_refused_with_both(make_plan: MakePlan, tmp_pat
     assert caught.value.reason == "DigestMismatch"
 
 
-def test_overlong_prompts_end_the_run_when_asked_to(make_plan: MakePlan, tmp_path: Path, workspace: Path) -> None:
-    path = write_lines(tmp_path / "x.jsonl", {"prompt": "a"}, {"prompt": "w " * 65})
-    plan = make_plan(dataset(path), generation={"maxPromptLength": 64, "overlongPrompt": "Fail"})
-    with pytest.raises(ConfigError, match="row 2: the prompt has 65 tokens, more than maxPromptLength 64"):
-        prepared(plan, workspace)
+def test_overlong_prompts_keep_their_end_when_asked_to(make_plan: MakePlan, tmp_path: Path, workspace: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", {"prompt": "a"}, {"prompt": "first " + "w " * 63 + "last"})
+    plan = make_plan(dataset(path), generation={"maxPromptLength": 64, "overlongPrompt": "TruncateLeft"})
+    train = prepared(plan, workspace)["train"]
+    whole = words(["first " + "w " * 63 + "last"])[0]
+    assert train[1].prompt_ids == whole[1:]
+    assert train.record.dropped == {}
+    assert train.report.truncated_prompts.count == 1
 
 
 def test_demonstrations_that_would_be_cut_are_dropped(make_plan: MakePlan, tmp_path: Path, workspace: Path) -> None:

@@ -13,7 +13,7 @@ from rlhf_scoring.judge import digest_of
 from rlhf_trainer.errors import ConfigError
 from rlhf_trainer.files import sync_directory, sync_file, write_durably
 
-from .reasons import Counter, DropReason, Report, summary
+from .reasons import Counter, DropReason, Report, Tally, summary
 from .rows import Row, Unusable, check_format, meaning
 from .sources import Source
 from .store import REPORT_FILE, ROWS_FILE, Prepared, RowWriter, stored_rows
@@ -118,7 +118,8 @@ def _prepare_one(
     index = RowIndex(dataset.format)
     total, columns = _stage(source, dataset, staged, counter, index)
     near = NearDuplicates()
-    used = _select(staged, work / ROWS_FILE, plan, encode, counter, index, HeldOut(held_out), near)
+    truncated = Counter()
+    used = _select(staged, work / ROWS_FILE, plan, encode, counter, index, HeldOut(held_out), near, truncated)
     staged.unlink()
     tallies = counter.tallies()
     if used == 0:
@@ -136,6 +137,7 @@ def _prepare_one(
         dropped=tallies,
         near_duplicates=near.tally(),
         near_duplicates_checked=near.checked,
+        truncated_prompts=truncated.tallies().get(DropReason.OVERLONG_PROMPT, Tally()),
         columns=tuple(columns),
     )
     write_durably(work / REPORT_FILE, report.model_dump_json(by_alias=True, indent=2).encode())
@@ -174,6 +176,7 @@ def _select(
     index: "RowIndex",
     held_out: "HeldOut",
     near: "NearDuplicates",
+    truncated: Counter,
 ) -> int:
     """Write the rows that also stand beside each other; returns their number."""
     with RowWriter(final) as writer:
@@ -186,7 +189,7 @@ def _select(
                 else:
                     kept.append(row)
             kept = held_out.without_near(kept, counter)
-            kept_ids = _fitting(kept, plan.generation, encode, counter)
+            kept_ids = _fitting(kept, plan.generation, encode, counter, truncated)
             near.note([row for row, _ in kept_ids])
             for row, prompt_ids in kept_ids:
                 writer.add(row, prompt_ids)
@@ -194,21 +197,25 @@ def _select(
         return writer.rows
 
 
-def _fitting(rows: list[Row], generation: Generation, encode: Encode, counter: Counter) -> list[tuple[Row, list[int]]]:
-    """The rows whose prompt (and demonstration) fit, with the prompts' tokens."""
+def _fitting(
+    rows: list[Row], generation: Generation, encode: Encode, counter: Counter, truncated: Counter
+) -> list[tuple[Row, list[int]]]:
+    """The rows whose prompt (and demonstration) fit or are made to fit, with the prompts' tokens."""
     fitting = []
+    longest = generation.max_prompt_length
+    # What the tokenizer puts before every text (BOS) stays when a prompt loses its beginning.
+    prefix = len(encode([""])[0]) if rows else 0
     prompts = encode([row.prompt for row in rows]) if rows else []
     responses = encode([row.response or "" for row in rows]) if any(row.response for row in rows) else [[]] * len(rows)
     for row, ids, response in zip(rows, prompts, responses, strict=True):
-        if len(ids) > generation.max_prompt_length:
-            detail = f"the prompt has {len(ids)} tokens, more than maxPromptLength {generation.max_prompt_length}"
-            if generation.overlong_prompt is not OverlongPrompt.DROP:
-                raise ConfigError(
-                    f"row {row.number}: {detail}; raise maxPromptLength, or set overlongPrompt to Drop",
-                    reason=DropReason.OVERLONG_PROMPT.value,
-                )
-            counter.add(DropReason.OVERLONG_PROMPT, row.number, detail)
-        elif len(response) >= generation.max_response_length:
+        if len(ids) > longest:
+            detail = f"the prompt has {len(ids)} tokens, more than maxPromptLength {longest}"
+            if generation.overlong_prompt is OverlongPrompt.DROP or longest <= prefix:
+                counter.add(DropReason.OVERLONG_PROMPT, row.number, detail)
+                continue
+            truncated.add(DropReason.OVERLONG_PROMPT, row.number, detail)
+            ids = ids[:prefix] + ids[len(ids) - (longest - prefix) :]
+        if len(response) >= generation.max_response_length:
             # Cut, it would teach the policy never to end; the end token needs a place too.
             detail = f"the response has {len(response)} tokens, maxResponseLength is {generation.max_response_length}"
             counter.add(DropReason.OVERLONG_RESPONSE, row.number, detail)

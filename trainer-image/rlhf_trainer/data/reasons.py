@@ -69,6 +69,8 @@ class Report(Model):
     """Rows that are nearly the same as an earlier one. They are kept: which wording is one too many is taste."""
     near_duplicates_checked: int = 0
     """Rows that were looked at for it: the first so many."""
+    truncated_prompts: Tally = Tally()
+    """Rows whose prompt lost its beginning (overlongPrompt: TruncateLeft)."""
     columns: tuple[str, ...] = ()
     """The columns found in the first rows."""
 
