@@ -13,13 +13,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     add_run_options(commands.add_parser("launch", help="PID 1 of a pod: start its ranks and say how they ended"))
     add_run_options(commands.add_parser("run", help="one rank, under torchrun or alone"))
-    collect = commands.add_parser("collect", help="say what an existing result.json says")
-    publish = commands.add_parser("publish", help="make the artifact: manifest, digests, verdict, signature")
-    for command in (collect, publish):
+    saying = commands.add_parser("collect", help="say what an existing result.json says")
+    publishing = commands.add_parser("publish", help="make the artifact: manifest, digests, verdict, signature")
+    for command in (saying, publishing):
         command.add_argument("--plan", type=Path, required=True)
         command.add_argument("--workspace", type=Path, required=True)
-    publish.add_argument("--output", type=Path, required=True)
-    publish.add_argument("--key", type=Path)
+    publishing.add_argument("--output", type=Path, required=True)
+    publishing.add_argument("--key", type=Path)
     return top
 
 
@@ -36,13 +36,13 @@ def main(argv: list[str] | None = None) -> int:
 
             return run_rank(RunOptions.of(arguments))
         case "collect":
-            from . import collect
+            from .collect import main as collect
 
-            return int(collect.main(arguments))
+            return collect(arguments)
         case _:
-            from . import publish
+            from .publish import main as publish
 
-            return int(publish.main(arguments))
+            return publish(arguments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ DeepSpeed's. Losses arrive already divided by the token count of the whole optim
 ranks and micro-batches, never averaged.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -85,7 +86,7 @@ class PlainEngine(Engine):
 
     def accumulate(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def step(self, learning_rate: float) -> float:
         """Sum over ranks, clip, update. A gradient that is not finite changes nothing."""
@@ -246,6 +247,8 @@ def import_deepspeed() -> Any:
     """
     import deepspeed
 
+    # DeepSpeed's calls, not ours; without this every collective prints two lines.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 

@@ -80,7 +80,7 @@ class Journal:
             sync_directory(folder)
 
     def _files(self) -> list[tuple[Path, int]]:
-        found = []
+        found: list[tuple[Path, int]] = []
         for attempt in self._workspace.attempt_folders():
             if int(attempt.name) > self._workspace.attempt:
                 continue

@@ -86,14 +86,17 @@ def publish(plan: TrainingPlan, workspace: Path, output: Path, key: Path | None 
     if judged.gate is Gate.FAILED:
         ref = f"workspace://{workspace.name}/{result.policy}"
         return _message(plan, result, comparisons, _record(plan, result, ref, digest, judged, signed=False))
-    artifact = _place(policy, manifest, _confined(output), workspace.name)
     if key is not None:
         # Here and not at the top: without a key nothing of the signing stack is loaded.
-        from .signature import sign
+        from .signature import public_key, sign
 
-        sign(artifact, key)
+        # Before anything is written: what should be signed never lies there unsigned for want of a good key.
+        public_key(key)
     elif plan.output.sign:
         raise ConfigError("output.signing is set, but no key was given to the publish pod", reason="SigningKeyMissing")
+    artifact = _place(policy, manifest, _confined(output), workspace.name)
+    if key is not None:
+        sign(artifact, key)
     if plan.output.alias is not None:
         _point(output, plan.output.alias, digest, artifact.name)
     ref = f"pvc://{plan.output.claim}/{'/'.join(filter(None, (plan.output.path.strip('/'), artifact.name)))}"

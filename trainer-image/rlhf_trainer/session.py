@@ -13,7 +13,7 @@ from rlhf_operator.api.evaluation import Baseline
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import MAX_FIGURES, Result
 
-from . import data
+from . import data, evaluate
 from .algorithms.ppo_trainer import PPOTrainer
 from .algorithms.rollout import RolloutWorker
 from .algorithms.sft import SFTTrainer
@@ -71,18 +71,16 @@ class Session:
         self._models = ModelFactory(self._plan, self._group, self._tokenizer)
         self._sampling = self._models.sampling()
         sets = self._data()
-        self._evaluation = sets.get("evaluation")
+        self._evaluation = sets.get(data.EVALUATION)
         if self._group.is_main and self._plan.evaluation is not None:
-            from . import evaluate
-
             evaluate.record_scorers(self._workspace.root, self._scorers)
-        self._measure_path("Base", self._base)
+        self._measure_path(evaluate.BASE, self._base)
         start = self._base
         if self._plan.warm_start is not None:
-            start = self._warm_start(sets["warmStart"])
+            start = self._warm_start(sets[data.WARM_START])
             # The warm start's engine lives in cycles; its memory is wanted now.
             gc.collect()
-            self._measure_path("WarmStart", start)
+            self._measure_path(evaluate.WARM_START, start)
         self._train(sets, start, base_digest)
 
     def _check_base(self) -> str:
@@ -136,13 +134,12 @@ class Session:
 
         self._measure(subject, generate)
 
-    def _measure(self, subject: str, generate: Callable[[Sequence[Any], Sequence[int]], list[str]]) -> None:
-        from . import evaluate
-
-        have = self._group.broadcast(
-            self._group.is_main and evaluate.exists(self._workspace.root, subject), "the look for a measurement"
-        )
-        if have:
+    def _measure(
+        self, subject: str, generate: Callable[[Sequence[Any], Sequence[int]], list[str]], version: str = ""
+    ) -> None:
+        assert self._evaluation is not None
+        have = self._group.is_main and evaluate.exists(self._workspace.root, subject, version)
+        if self._group.broadcast(have, "the look for a measurement"):
             return
         evaluate.measure(
             subject,
@@ -152,6 +149,8 @@ class Session:
             plan=self._plan,
             workspace=self._workspace.root,
             write=self._group.is_main,
+            version=version,
+            have=False,
             before_rename=self._workspace.check,
         )
         self._group.barrier(f"the measurement of {subject}")
@@ -238,7 +237,7 @@ class Session:
             scorer=StepScorer(self._scorers, names, journal, self._group),
             beat=self._beat,
         )
-        trainer = PPOTrainer(plan, worker, sets["train"], micro)
+        trainer = PPOTrainer(plan, worker, sets[data.TRAIN], micro)
         loop = Loop(
             group=self._group,
             workspace=self._workspace,
@@ -272,14 +271,14 @@ class Session:
         if evaluation is None or evaluation.every_steps is None or step == self._plan.training.steps:
             return
         if step % evaluation.every_steps == 0:
-            self._measure_policy(f"Policy@{step}", policy)
+            self._measure_policy(f"{evaluate.POLICY}@{step}", policy, f"step {step}")
 
-    def _measure_policy(self, subject: str, policy: Any) -> None:
+    def _measure_policy(self, subject: str, policy: Any, version: str) -> None:
         def generate(rows: Sequence[Any], seeds: Sequence[int]) -> list[str]:
             with policy.whole() as module:
                 return self._generate(module, rows, seeds)
 
-        self._measure(subject, generate)
+        self._measure(subject, generate, version)
 
     def _finish(
         self,
@@ -290,17 +289,17 @@ class Session:
         sets: Mapping[str, Any],
         base_digest: str,
     ) -> None:
-        """Evaluate, write the policy, and last of all the result."""
-        comparisons = []
+        """Write the policy, evaluate it, and last of all write the result."""
+        target = self._workspace.own / POLICY_FOLDER
+        self._save_policy(trainer.weights, target)
+        policy_digest = self._group.broadcast(digest_tree(target) if self._group.is_main else "", "the policy's digest")
+        comparisons, found = [], self._result_figures(figures)
         if self._plan.evaluation is not None:
-            from . import evaluate
-
-            self._measure_policy("Policy", policy)
+            self._measure_policy(evaluate.POLICY, policy, policy_digest)
             if self._group.is_main:
                 comparisons = evaluate.comparisons(self._plan, self._workspace.root)
                 evaluate.write_samples(self._plan, self._workspace.root)
-        target = self._workspace.own / "policy"
-        self._save_policy(trainer.weights, target)
+                found |= evaluate.figures(self._plan, self._workspace.root)
         if not self._group.is_main:
             return
         result = Result(
@@ -309,11 +308,11 @@ class Session:
             step=self._plan.training.steps,
             finished_at=datetime.now(UTC),
             policy=target.relative_to(self._workspace.root).as_posix(),
-            policy_digest=digest_tree(target),
+            policy_digest=policy_digest,
             base_model_digest=base_digest,
             datasets=[prepared.record for prepared in sets.values()],
             evaluation=comparisons,
-            figures=self._result_figures(figures),
+            figures=found,
             checkpoint=last.record() if last is not None else None,
             world_size=self._group.world_size,
             engine=", ".join(self._engines),
@@ -322,6 +321,6 @@ class Session:
         say("result", policy=result.policy_digest, figures=result.figures)
 
     def _result_figures(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """The figures of the last step that a person asks for first; none when it was a former attempt's."""
+        """The figures of the last step that a person asks for first."""
         wanted = [name for name in figures if name in RESULT_FIGURES or name.startswith("score/")]
         return {name: figures[name] for name in wanted[:MAX_FIGURES]}

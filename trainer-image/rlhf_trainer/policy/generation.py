@@ -37,7 +37,7 @@ class Responses:
     """[batch] bool: ended by itself rather than by the length limit."""
 
 
-class KeyedGumbel(LogitsProcessor):  # type: ignore[misc]
+class KeyedGumbel(LogitsProcessor):
     """Turns the arg max that generation takes into a draw from softmax(logits / temperature), keyed by row."""
 
     def __init__(self, keys: Tensor, prompt_length: int, temperature: float) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from rlhf_trainer.errors import ConfigError
 from rlhf_trainer.files import files_below, sync_directory, sync_file
+
 from .heads import PolicyModel
 
 _KEPT_FILES = ("config.json", "generation_config.json")
