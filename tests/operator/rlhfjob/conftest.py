@@ -16,7 +16,7 @@ from opkit.kubelet import Kubelet, make_node, pods_of, running_pods
 from opkit.plane import private_plane
 from opkit.process import OperatorProcess, wait_for
 from rlhf_operator.api.result import TerminationMessage
-from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PVCS, RLHFJOBS
+from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, RLHFJOBS
 from testbed.bed import Bed
 
 ROOT = Path(__file__).parents[3]
@@ -57,12 +57,23 @@ class World:
         self.api.patch(RLHFJOBS, self.namespace, name, {"spec": spec})
 
     def until(self, name: str, condition: Callable[[Object], Any], seconds: float = 30) -> Object:
-        """The job's status once the condition holds of it."""
-        found = self.api.eventually(
-            RLHFJOBS, self.namespace, name, lambda job: condition(job.get("status") or {}), seconds
-        )
-        status: Object = found["status"]
-        return status
+        """The job's status once the condition holds of it; otherwise the status and pods that were seen last."""
+        seen: Object = {}
+
+        def look() -> Object | None:
+            nonlocal seen
+            job = self.api.get(RLHFJOBS, self.namespace, name)
+            seen = (job or {}).get("status") or {}
+            return seen if condition(seen) else None
+
+        try:
+            return wait_for(f"RLHFJob {name}", look, seconds)
+        except TimeoutError as error:
+            pods = [
+                (pod["metadata"]["name"], pod["metadata"].get("deletionTimestamp"), pod.get("status"))
+                for pod in self.api.list(PODS, self.namespace)
+            ]
+            raise TimeoutError(f"RLHFJob {name}: not within {seconds} s; status {seen}; pods {pods}") from error
 
     def until_phase(self, name: str, phase: str, seconds: float = 30) -> Object:
         """The job's status once it is in this phase."""

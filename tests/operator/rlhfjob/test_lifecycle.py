@@ -268,7 +268,7 @@ def test_a_finished_job_goes_when_its_time_is_up(world: World) -> None:
     world.succeed("brief-train-1", digest)
     world.publish("brief", 1, digest)
     world.wait("the object is deleted", lambda: world.api.get(RLHFJOBS, world.namespace, "brief") is None)
-    world.wait("its children are deleted", lambda: not world.jobs("brief"))
+    world.wait("its children are deleted", lambda: not world.jobs("brief"), 90)
 
 
 def test_deleting_leaves_nothing_but_the_claim(world: World) -> None:
@@ -281,7 +281,7 @@ def test_deleting_leaves_nothing_but_the_claim(world: World) -> None:
         kinds = (JOBS, PODS, CONFIGMAPS, SERVICES)
         return [each["metadata"]["name"] for kind in kinds for each in world.api.list(kind, world.namespace, selector)]
 
-    world.wait("every child is deleted", lambda: not left())
+    world.wait("every child is deleted", lambda: not left(), 90)
     assert [each["metadata"]["name"] for each in world.api.list(PVCS, world.namespace, selector)] == ["gone-storage"]
 
 
@@ -312,7 +312,8 @@ def test_deletion_with_the_operator_down_leaves_no_orphan(idle_world: World, tmp
         found = [each for kind in kinds for each in idle_world.api.list(kind, idle_world.namespace, selector)]
         return [each["metadata"]["name"] for each in found]
 
-    idle_world.wait("every child is deleted", lambda: not left())
+    # The garbage collector learns of new kinds every 30 s.
+    idle_world.wait("every child is deleted", lambda: not left(), 90)
 
 
 def test_an_operator_with_other_defaults_touches_no_job(idle_world: World, tmp_path: Path) -> None:
@@ -328,7 +329,7 @@ def test_an_operator_with_other_defaults_touches_no_job(idle_world: World, tmp_p
     upgraded = {**settings, "TRAINER_IMAGE": "registry.example/trainer:99"}
     with OperatorProcess(tmp_path / "new", idle_world.bed.kubeconfig, settings=upgraded) as operator:
         operator.wait_ready()
-        idle_world.wait("the job was looked at", lambda: operator.metric("rlhf_operator_reconciles_total") >= 1)
+        idle_world.wait("the job was looked at", lambda: operator.metric("rlhf_operator_reconcile_seconds_count") >= 1)
         assert idle_world.settled_version("frozen") == version
         assert operator.writes() == 0
         # Also the attempts that follow run the image that the plan froze.
