@@ -54,6 +54,8 @@ class PodEnvironment:
             "metadata": {"name": name, "namespace": namespace},
             "spec": {
                 "restartPolicy": "Never",
+                # A process that is PID 1 and handles no SIGTERM would keep its namespace for half a minute.
+                "terminationGracePeriodSeconds": 2,
                 "containers": [{**main, "volumeMounts": self.mounts}],
                 "volumes": self.volumes,
             },
