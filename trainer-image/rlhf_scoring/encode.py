@@ -90,24 +90,22 @@ class Encoder:
             return Encoded(ids, [0] * len(ids), *cut)
         if not any(cut):
             # Token types are the tokenizer's to say, and it says them for texts.
-            whole = self._tokenizer(prompt, response, add_special_tokens=True, return_token_type_ids=True)
-            return Encoded(list(whole["input_ids"]), list(whole["token_type_ids"]), 0, 0)
-        return self._cut_pair(prompt, response, len(kept_response), cut)
+            return self._pair(prompt, response, cut)
+        return self._pair(self._text(prompt, cut[0], None), self._text(response, 0, len(kept_response)), cut)
 
-    def _cut_pair(self, prompt: str, response: str, response_tokens: int, cut: tuple[int, int]) -> Encoded:
-        """Let the tokenizer build the pair from texts that are cut at token boundaries."""
-        prompt = self._text(prompt, cut[0], None)
-        response = self._text(response, 0, response_tokens)
+    def _pair(self, prompt: str, response: str, cut: tuple[int, int]) -> Encoded:
+        # As a batch of one: given two plain texts, the tokenizer takes an empty response for no response at all, and
+        # leaves its separator out.
         built = self._tokenizer(
-            prompt,
-            response,
+            [prompt],
+            [response],
             add_special_tokens=True,
             return_token_type_ids=True,
             # A text cut inside a word may come out a token longer.
             truncation="longest_first",
             max_length=self._format.max_length,
         )
-        return Encoded(list(built["input_ids"]), list(built["token_type_ids"]), *cut)
+        return Encoded(list(built["input_ids"][0]), list(built["token_type_ids"][0]), *cut)
 
     def _text(self, text: str, first: int, last: int | None) -> str:
         """The part of a text that its tokens first..last cover."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_operator.api.plan import PlanRewardModel
@@ -33,7 +34,7 @@ class RewardModel:
                 directory, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True
             )
             stored = load_input_format(directory)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ScorerConfigError(scorer, f"the reward model in {directory} can't be loaded: {error}") from error
         self._head = _head(scorer, config, model.dimension)
         if not getattr(tokenizer, "is_fast", False):
