@@ -48,6 +48,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [rlhf.dev]
   resources: [rewardmodels, rlhfjobs, policyrollouts]
   verbs: [get, list, watch]
+# ttlSecondsAfterFinished.
+- apiGroups: [rlhf.dev]
+  resources: [rlhfjobs]
+  verbs: [delete]
 - apiGroups: [rlhf.dev]
   resources: [rewardmodels/status, rlhfjobs/status, policyrollouts/status]
   verbs: [patch, update]

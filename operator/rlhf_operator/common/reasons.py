@@ -47,6 +47,7 @@ class Reason(StrEnum):
     PENDING = "Pending"
     STARTING = "Starting"
     RUNNING = "Running"
+    GUARD_WARNING = "GuardWarning"
     NOT_RUNNING = "NotRunning"
     GANG_NOT_SCHEDULED = "GangNotScheduled"
     BACK_OFF = "BackOff"

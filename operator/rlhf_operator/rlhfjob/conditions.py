@@ -80,7 +80,7 @@ def _queued(spec: RLHFJobSpec, decision: Decision) -> Condition:
 
 def _running(decision: Decision) -> Condition:
     if decision.phase is Phase.RUNNING:
-        return Condition("Running", TRUE, Reason.RUNNING, decision.message)
+        return Condition("Running", TRUE, decision.reason, decision.message)
     if decision.phase in (Phase.STARTING, Phase.RESTARTING):
         return Condition("Running", FALSE, decision.reason, decision.message)
     return Condition("Running", FALSE, Reason.NOT_RUNNING)

@@ -13,12 +13,28 @@ from rlhf_operator.common.reasons import Reason
 
 from .ledger import SUCCEEDED, Ledger
 
-TOLD = ("ReferencesResolved", "StorageReady", "Queued", "Suspended", "Evaluated", "Published", "Stalled", "Complete")
+TOLD = (
+    "ReferencesResolved",
+    "StorageReady",
+    "Queued",
+    "Running",
+    "Suspended",
+    "Evaluated",
+    "Published",
+    "Stalled",
+    "Complete",
+)
 """Conditions whose changes are told; Failed is Stalled's, and the others follow from attempts."""
 
 GOOD_WHEN_TRUE = frozenset({"ReferencesResolved", "StorageReady", "Published", "Complete"})
 ALARMING = frozenset(
-    {Reason.KUEUE_NOT_RESPONDING, Reason.BUDGET_EXCEEDED, Reason.GATE_FAILED, Reason.GATE_USES_TRAINING_REWARD}
+    {
+        Reason.GUARD_WARNING,
+        Reason.KUEUE_NOT_RESPONDING,
+        Reason.BUDGET_EXCEEDED,
+        Reason.GATE_FAILED,
+        Reason.GATE_USES_TRAINING_REWARD,
+    }
 )
 QUIET = frozenset(
     {
@@ -67,7 +83,7 @@ def _conditions(before: RLHFJobStatus, after: Mapping[str, Any]) -> Iterator[Eve
             continue
         if name == "Stalled" and new.status != "True":
             continue
-        if name in ("Complete", "Queued", "Suspended") and new.status != "True":
+        if name in ("Complete", "Queued", "Running", "Suspended") and new.status != "True":
             continue
         good = new.status == "True" if name in GOOD_WHEN_TRUE else name != "Stalled"
         alarming = not good or new.reason in ALARMING

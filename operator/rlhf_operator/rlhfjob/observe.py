@@ -160,12 +160,17 @@ async def _references(names: Wanted, namespace: str, reader: Reader) -> Referenc
     config_maps: dict[str, Mapping[str, bytes]] = {}
     secrets: dict[str, frozenset[str]] = {}
     unread: dict[str, str] = {}
+    unchecked: set[str] = set()
 
     async def look_up(resource: Resource, name: str) -> Manifest | None:
         try:
             return await reader.fetch(resource, namespace, name)
         except ReadFailed as error:
-            unread[f"{resource.kind} {name}"] = str(error)
+            # Rights to Secrets are not given lightly: without them the pod itself waits for its Secret.
+            if error.forbidden and resource is SECRETS:
+                unchecked.add(name)
+            else:
+                unread[f"{resource.kind} {name}"] = str(error)
             return None
 
     for name in names.claims:
@@ -178,7 +183,7 @@ async def _references(names: Wanted, namespace: str, reader: Reader) -> Referenc
         if (found := await look_up(SECRETS, name)) is not None:
             # Only which keys there are: values are dropped with the answer.
             secrets[name] = frozenset(found.get("data") or {})
-    return References(claims, config_maps, secrets, unread)
+    return References(claims, config_maps, secrets, unread, frozenset(unchecked))
 
 
 def _unique(pairs: Sequence[tuple[str, str]]) -> list[str]:

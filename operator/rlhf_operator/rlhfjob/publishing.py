@@ -17,6 +17,7 @@ from .decision import Decision, Phase
 from .ledger import Ledger
 from .running import delete
 from .starting import frozen_plan, rendering
+from .startup import all_started, what_keeps
 from .ttl import expires_at
 from .views import FrozenPlan, Observed
 
@@ -40,6 +41,8 @@ def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datet
         return _published(observed, ledger, record, left)
     if not job.finished:
         words = "the artifact is made and its gate judged"
+        if not all_started(job):
+            words = f"the publish pod has not started: {what_keeps(job)}"
         return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, delete=left, plan=observed.plan)
     if job.complete:
         # Its pod went before it was read. Publishing again gives the same content, and so the same digest.

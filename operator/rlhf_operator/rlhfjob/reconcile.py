@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
@@ -19,6 +19,12 @@ from .running import delete, vanished, with_job
 from .starting import next_attempt
 from .status import job_status
 from .views import Observed
+
+NAME_TAKEN_POLL = timedelta(seconds=5)
+"""A name is mostly taken by the child of a job of the same name that was just deleted."""
+
+REFUSED_POLL = timedelta(minutes=1)
+"""Quotas and policies change without anything of ours changing."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Plan:
@@ -72,7 +78,9 @@ def failure_plan(observed: Observed, now: datetime, failure: WriteFailure) -> Pl
         reason = Reason.TEMPLATE_INVALID
     words = f"the API server refused to {what} ({failure.reason}): {failure.message}"
     status = problem_status(observed, reason, words, now, permanent=not failure.retriable)
-    return Plan(status=status, events=transitions(observed.status, ledger_of(observed.status), status))
+    again = None if failure.retriable else now + (NAME_TAKEN_POLL if reason is Reason.NAME_TAKEN else REFUSED_POLL)
+    events = transitions(observed.status, ledger_of(observed.status), status)
+    return Plan(status=status, events=events, wake_at=again)
 
 
 def problem_status(

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from rlhf_operator.api.exitcodes import FailureClass
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.conditions import TRUE, find
 from rlhf_operator.common.intents import Delete
 from rlhf_operator.common.reasons import Reason
 from rlhf_operator.common.resources import JOBS
@@ -121,13 +122,28 @@ def _starting(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: Jo
 
 def _running(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobView, now: datetime) -> Decision:
     next_reading = now + timedelta(seconds=observed.defaults.progress_interval_seconds)
+    reason, message = _what_runs(observed, job)
     return replace(
         decision,
         phase=Phase.RUNNING,
-        reason=Reason.RUNNING,
-        message=f"attempt {job.attempt} runs on {job.workers} worker{'s' * (job.workers > 1)}",
+        reason=reason,
+        message=message,
         wake_at=_earliest(next_reading, reached_at(decision.ledger, spec, now)),
     )
+
+
+def _what_runs(observed: Observed, job: JobView) -> tuple[str, str]:
+    """Return reason and words of a running attempt, with the guards that warn at the moment."""
+    words = f"attempt {job.attempt} runs on {job.workers} worker{'s' * (job.workers > 1)}"
+    reading, recorded = observed.progress, find(observed.status.conditions, "Running")
+    if reading is None:
+        # Not asked this time: what was read last stands.
+        if recorded is not None and recorded.status == TRUE and recorded.message.startswith(words):
+            return recorded.reason, recorded.message
+        return Reason.RUNNING, words
+    if reading.warnings:
+        return Reason.GUARD_WARNING, f"{words}; {'; '.join(reading.warnings)}"
+    return Reason.RUNNING, words
 
 
 def _stopping(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, now: datetime) -> Decision:
@@ -212,8 +228,6 @@ def _failed(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, failure: Fail
         return Decision(
             Phase.FAILED, gave_up.reason, gave_up.message, closed, plan=observed.plan, verdict=failure.verdict
         )
-    if failure.failure is FailureClass.SUPERSEDED and failure.verdict is not None:
-        closed = _past(closed, failure.verdict.figures.get("attempt"))
     earliest = retries.not_before(closed)
     soon = f"in {for_people(earliest - now)}" if earliest is not None and earliest > now else "at once"
     counting = f", restart {closed.restarts} of {spec.max_restarts}" if counted else ""
@@ -228,14 +242,6 @@ def _failed(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, failure: Fail
         # On record now; the Job is deleted when this write comes back, or at the latest then.
         wake_at=now,
     )
-
-
-def _past(ledger: Ledger, newest: float | None) -> Ledger:
-    """A workspace that knows a higher attempt than status does: the next one is numbered above it."""
-    last = ledger.last
-    if last is None or newest is None or newest <= last.number:
-        return ledger
-    return replace(ledger, records=(*ledger.records[:-1], last.model_copy(update={"number": int(newest)})))
 
 
 def _collect(

@@ -12,7 +12,7 @@ from .views import JobView
 
 def all_started(job: JobView) -> bool:
     """Whether the trainer of every index has started at least once."""
-    return len({pod.index for pod in job.pods if pod.started}) == job.workers
+    return len({pod.index or 0 for pod in job.pods if pod.started}) == job.workers
 
 
 def deadline(job: JobView, spec: RLHFJobSpec) -> datetime | None:
@@ -24,9 +24,9 @@ def deadline(job: JobView, spec: RLHFJobSpec) -> datetime | None:
 
 def what_keeps(job: JobView) -> str:
     """Return who is missing and why, in the scheduler's or the kubelet's words."""
-    missing = sorted(set(range(job.workers)) - {pod.index for pod in job.pods if pod.started})
+    missing = sorted(set(range(job.workers)) - {pod.index or 0 for pod in job.pods if pod.started})
     words = sorted({pod.waiting for pod in job.pods if pod.waiting and not pod.started})
-    who = f"{len(missing)} of {job.workers} workers have not started"
+    who = f"{len(missing)} of {job.workers} pods have not started"
     return f"{who}: {'; '.join(words)}" if words else who
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rlhf_operator.api.jobstatus import Artifact, EvaluationStatus, RewardModelUse, RLHFJobStatus
+from rlhf_operator.api.jobstatus import Artifact, EvaluationStatus, ResolvedSource, RewardModelUse, RLHFJobStatus
 from rlhf_operator.api.meta import EffectiveStatus
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.conditions import cut, merge
@@ -34,6 +34,7 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
             "algorithm": spec.algorithm.value,
             "plan_digest": decision.plan.digest if decision.plan is not None else before.plan_digest,
             "effective": effective(spec),
+            "resolved": _resolved(decision) or before.resolved,
             "progress": progress_status(before, observed.progress, now),
             "checkpoint": checkpoint_status(before, observed.progress, decision.verdict),
             "attempts": [_whole_seconds(record) for record in ledger.records],
@@ -50,6 +51,25 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
         before.conditions, wanted_conditions(observed, spec, decision, status), observed.generation, now
     )
     return {name: value for name, value in written.items() if value not in (None, [], {})}
+
+
+def _resolved(decision: Decision) -> list[ResolvedSource]:
+    """Return the inputs as the frozen plan has them, by their field in the spec."""
+    plan = decision.plan.plan if decision.plan is not None else None
+    if plan is None:
+        return []
+    sources = {
+        "baseModel": plan.base_model,
+        "parentArtifact": plan.parent_artifact,
+        "warmStart.dataset": plan.warm_start.dataset if plan.warm_start is not None else None,
+        "dataset": plan.dataset,
+        "evaluation.dataset": plan.evaluation.dataset if plan.evaluation is not None else None,
+    }
+    return [
+        ResolvedSource(field=field, ref=source.ref, digest=source.digest)
+        for field, source in sources.items()
+        if source is not None
+    ]
 
 
 def effective(spec: RLHFJobSpec) -> EffectiveStatus:

@@ -149,7 +149,9 @@ class References:
     secrets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Secret → its keys. Values are never read into the process's memory longer than the answer lives."""
     unread: Mapping[str, str] = field(default_factory=dict)
-    """Reference (`configmap/gold`) → why it could not be read: Unknown, never missing."""
+    """Reference (`ConfigMap gold`) → why it could not be read: Unknown, never missing."""
+    unchecked: frozenset[str] = frozenset()
+    """Secrets that the operator may not read by its own rights; pods that need one wait for it themselves."""
 
 
 @dataclass(frozen=True, slots=True)
