@@ -1,4 +1,4 @@
-"""What runs in the node beside the bare cluster: volumes, DNS, the base image for pods, the gateway, Prometheus."""
+"""What runs in the node beside the bare cluster: volumes, DNS, the base image for pods, Prometheus."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from testbed import dns, gateway, monitoring, volumes
+from testbed import dns, monitoring, volumes
 from testbed.containerd import Ctr
 from testbed.images import ImageStore
 from testbed.kubeapi import Kubectl
@@ -27,7 +27,6 @@ def install(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[s
         tasks = [
             pool.submit(_import_base, paths, progress),
             pool.submit(_install_monitoring, paths, binaries, progress),
-            pool.submit(gateway.install, paths, binaries, progress),
             pool.submit(_await_dns, paths, progress),
         ]
         for task in tasks:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from testbed import controlplane, host, kind, node, teardown
-from testbed.addons import install
+from testbed import addons, controlplane, host, kind, node, teardown
+from testbed import gateway as data_plane
 from testbed.binaries import require
 from testbed.errors import BedError, InvalidStateError
 from testbed.kubeapi import KubeApi, Kubectl
@@ -54,9 +54,12 @@ class Bed:
         return Kubectl(self.kubectl_binary, self.kubeconfig)
 
 
-def ensure(profile: Profile | str = Profile.CONTROL_PLANE, progress: Progress | None = None) -> Bed:
+def ensure(
+    profile: Profile | str = Profile.CONTROL_PLANE, progress: Progress | None = None, gateway: bool = True
+) -> Bed:
     """A running bed that covers the profile; brings it up when there is none.
 
+    gateway: whether a node needs the gateway's data plane, which takes half a minute more the first time.
     `TESTBED_KUBECONFIG` names an existing cluster to use instead, `TESTBED=kind` a cluster by kind.
     """
     wanted = Profile(profile)
@@ -64,12 +67,16 @@ def ensure(profile: Profile | str = Profile.CONTROL_PLANE, progress: Progress | 
     paths = Paths.default()
     if given := os.environ.get("TESTBED_KUBECONFIG"):
         return _given(Path(given), wanted, paths, progress)
-    with _locked(paths):
-        if _by_kind():
+    if _by_kind():
+        with _locked(paths):
             kubeconfig = kind.Kind(paths, progress).up()
-            kubectl = require(["kubectl"], paths, progress)["kubectl"]
-            return Bed(kubeconfig, Profile.NODE, kubectl, paths, Origin.KIND)
-        return up(wanted, paths, progress)
+        kubectl = require(["kubectl"], paths, progress)["kubectl"]
+        return Bed(kubeconfig, Profile.NODE, kubectl, paths, Origin.KIND)
+    # Who finds what it needs does not wait for another process that is adding to it.
+    if (ready := _ready(wanted, gateway, paths)) is not None:
+        return _bed(ready, paths, progress)
+    with _locked(paths):
+        return up(wanted, paths, progress, gateway)
 
 
 def _by_kind() -> bool:
@@ -98,7 +105,7 @@ def _locked(paths: Paths) -> Iterator[None]:
         yield
 
 
-def up(wanted: Profile, paths: Paths, progress: Progress) -> Bed:
+def up(wanted: Profile, paths: Paths, progress: Progress, gateway: bool = True) -> Bed:
     """Bring the bed up to the wanted profile; instant when it is. Cleans up first after a crash."""
     if wanted is Profile.NODE:
         host.require_root()
@@ -115,9 +122,32 @@ def up(wanted: Profile, paths: Paths, progress: Progress) -> Bed:
     elif state.profile is Profile.NODE and not node_healthy(state, daemons):
         progress.say("cleaning up after a node that has ended")
         teardown.node_down(paths, progress)
-        state = _completed(state.model_copy(update={"profile": Profile.CONTROL_PLANE}), paths)
+        state = _saved(state.model_copy(update={"profile": Profile.CONTROL_PLANE, "complete": True}), paths)
     if not state.profile.covers(wanted):
         state = _add_node(state, paths, daemons, progress)
+    if wanted is Profile.NODE and gateway and not state.gateway:
+        binaries = require((*CONTROL_PLANE, *NODE, *ADDONS), paths, progress)
+        data_plane.install(paths, binaries, progress)
+        state = _saved(state.model_copy(update={"gateway": True}), paths)
+    return _bed(state, paths, progress)
+
+
+def _ready(wanted: Profile, gateway: bool, paths: Paths) -> BedState | None:
+    """The state of a bed that has all that is wanted and is healthy, else None."""
+    try:
+        state = load(paths.state)
+    except InvalidStateError:
+        return None
+    if state is None or not state.profile.covers(wanted):
+        return None
+    daemons = Daemons(paths.daemons, paths.logs)
+    whole = state.gateway or not gateway
+    if wanted is Profile.NODE and not (whole and node_healthy(state, daemons)):
+        return None
+    return state if control_plane_healthy(state, paths, daemons) else None
+
+
+def _bed(state: BedState, paths: Paths, progress: Progress) -> Bed:
     kubectl = require(["kubectl"], paths, progress)["kubectl"]
     return Bed(paths.kubeconfig, state.profile, kubectl, paths)
 
@@ -140,23 +170,21 @@ def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> 
     state.save(paths.state)
     progress.say("starting the control plane")
     controlplane.start(paths, state, daemons, binaries, progress)
-    return _completed(state, paths)
+    return _saved(state.model_copy(update={"complete": True}), paths)
 
 
 def _add_node(state: BedState, paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
     """Add the node to a running control plane. What fails halfway is found incomplete and cleaned by the next `up`."""
     host.require_packages(SYSTEM_PACKAGES, progress)
     binaries = require((*CONTROL_PLANE, *NODE, *ADDONS), paths, progress)
-    state = state.model_copy(update={"profile": Profile.NODE, "complete": False})
-    state.save(paths.state)
+    state = _saved(state.model_copy(update={"profile": Profile.NODE, "complete": False}), paths)
     progress.say("starting the node")
     node.start(paths, state, daemons, binaries, progress)
-    install(paths, state, daemons, binaries, progress)
-    return _completed(state, paths)
+    addons.install(paths, state, daemons, binaries, progress)
+    return _saved(state.model_copy(update={"complete": True}), paths)
 
 
-def _completed(state: BedState, paths: Paths) -> BedState:
-    state = state.model_copy(update={"complete": True})
+def _saved(state: BedState, paths: Paths) -> BedState:
     state.save(paths.state)
     return state
 

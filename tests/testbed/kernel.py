@@ -128,6 +128,22 @@ def removal_script(table: str, saved: str) -> str:
     return "\n".join([f"*{table}", *flush, *jumps, *(f"-X {chain}" for chain in ours), "COMMIT", ""])
 
 
+def remove_files_elsewhere(root: Path = Path("/")) -> None:
+    """Remove what the network plugins and kubelet keep at fixed places outside the bed's folder."""
+    results = root / "var/lib/cni/results"
+    for ours in list(results.glob(f"{NETWORK}-*-eth0")):
+        container = ours.name.removeprefix(f"{NETWORK}-").removesuffix("-eth0")
+        (results / f"cni-loopback-{container}-lo").unlink(missing_ok=True)
+        ours.unlink(missing_ok=True)
+    plugins = root / "var/lib/kubelet/device-plugins"
+    for name in ("kubelet.sock", "kubelet_internal_checkpoint", "DEPRECATION"):
+        (plugins / name).unlink(missing_ok=True)
+    for folder in (plugins, plugins.parent, results, results.parent):
+        # Only where nobody else keeps anything there.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def remove_log_links(logs: Path, links: Path = Path("/var/log/containers")) -> None:
     """Remove the links that kubelet makes outside its own folders and that point into this bed's logs."""
     if links.is_dir():

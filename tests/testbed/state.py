@@ -44,6 +44,7 @@ class BedState(BaseModel):
     layout: Literal[1] = 1
     profile: Profile
     complete: bool
+    gateway: bool = False
     ports: Ports
     node_ip: str
 

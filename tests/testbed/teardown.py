@@ -67,6 +67,7 @@ def _clean_kernel(paths: Paths) -> None:
     wait_until("the end of the pods' shims", lambda: not shims(paths), 10)
     kernel.remove_pod_cgroups()
     kernel.remove_log_links(paths.bed / "podlogs")
+    kernel.remove_files_elsewhere()
     host.restore_kernel(paths.bed / "kernel.json")
 
 

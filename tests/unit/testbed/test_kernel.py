@@ -81,6 +81,19 @@ def test_links_to_this_beds_logs_go_and_others_stay(tmp_path: Path) -> None:
     assert [path.name for path in links.iterdir()] == ["other.log"]
 
 
+def test_files_at_fixed_places_go_and_other_networks_stay(tmp_path: Path) -> None:
+    results, plugins = tmp_path / "var/lib/cni/results", tmp_path / "var/lib/kubelet/device-plugins"
+    for folder in (results, plugins):
+        folder.mkdir(parents=True)
+    (results / "rlhf-testbed-ab-eth0").touch()
+    (results / "cni-loopback-ab-lo").touch()
+    (results / "podman-cd-eth0").touch()
+    (plugins / "kubelet_internal_checkpoint").touch()
+    kernel.remove_files_elsewhere(tmp_path)
+    assert [path.name for path in results.iterdir()] == ["podman-cd-eth0"]
+    assert not (tmp_path / "var/lib/kubelet").exists()
+
+
 def _proc(tmp_path: Path, forward: str) -> Path:
     for name, value in (("net/ipv4/ip_forward", forward), ("net/bridge/bridge-nf-call-iptables", "1")):
         path = tmp_path / "proc" / name
