@@ -222,3 +222,18 @@ def test_many_rows_keep_their_order_over_all_batches(make_plan: MakePlan, tmp_pa
     assert train[-1] == train[4_999]
     with pytest.raises(IndexError):
         train[5_000]
+
+
+@pytest.mark.parametrize(("start", "kept"), [([], [97, 98, 99]), ([1], [1, 98, 99])])
+def test_a_cut_prompt_keeps_what_every_text_begins_with(
+    make_plan: MakePlan, tmp_path: Path, workspace: Path, start: list[int], kept: list[int]
+) -> None:
+    def encode(texts: list[str]) -> list[list[int]]:
+        # Never empty, as the trainer's is: a text without tokens becomes one end token.
+        return [start + [int(word) for word in text.split()] or [0] for text in texts]
+
+    path = write_lines(tmp_path / "x.jsonl", {"prompt": " ".join(str(number) for number in range(10, 100))})
+    generation = {"maxPromptLength": 3, "maxResponseLength": 8, "overlongPrompt": "TruncateLeft"}
+    train = prepare_all(make_plan(dataset(path), generation=generation), workspace, encode)["train"]
+    assert train[0].prompt_ids == kept
+    assert (train.record.dropped, train.report.truncated_prompts.count) == ({}, 1)

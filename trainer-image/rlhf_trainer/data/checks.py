@@ -13,6 +13,26 @@ NEAR_DUPLICATE_ROWS = 50_000
 Problem = tuple[DropReason, int, str]
 
 
+class Checks:
+    """Everything that one data set's rows are held against beside themselves."""
+
+    def __init__(self, wanted: Format, held_out: Prepared | None) -> None:
+        self.index = RowIndex(wanted)
+        self.held_out = HeldOut(held_out)
+        self.near_duplicates = NearDuplicates()
+
+    def standing(self, rows: list[Row], counter: Counter) -> list[Row]:
+        """The rows that neither repeat nor contradict another, and are not held out; the others are counted."""
+        kept = []
+        for row in rows:
+            problem = self.index.problem(row) or self.held_out.exact(row)
+            if problem is not None:
+                counter.add(*problem)
+            else:
+                kept.append(row)
+        return self.held_out.without_near(kept, counter)
+
+
 class RowIndex:
     """What the rows of one data set say about each other: duplicates and contradictions."""
 

@@ -8,25 +8,24 @@ from typing import TYPE_CHECKING
 
 from rlhf_operator.api.plan import PlanDataset, TrainingPlan
 from rlhf_operator.api.result import DatasetRecord
-from rlhf_operator.api.rlhfjob import Generation, OverlongPrompt
 from rlhf_scoring.judge import digest_of
 from rlhf_trainer.errors import ConfigError
 from rlhf_trainer.files import sync_directory, sync_file, write_durably
 
+from .fitting import Encode, Fitting
 from .reasons import Counter, DropReason, Report, Tally, summary
-from .rows import Row, Unusable, check_format, meaning
+from .rows import Unusable, check_format, meaning
 from .sources import Source
 from .store import REPORT_FILE, ROWS_FILE, Prepared, RowWriter, stored_rows
 
 if TYPE_CHECKING:
-    from .checks import HeldOut, NearDuplicates, RowIndex
+    from .checks import Checks, RowIndex
 
 DATA = "data"
 EVALUATION, WARM_START, TRAIN = "evaluation", "warmStart", "train"
 _COLUMNS_SHOWN = 40
 
 Check = Callable[[], None]
-Encode = Callable[[list[str]], list[list[int]]]
 
 
 def prepare_all(
@@ -102,7 +101,7 @@ def _prepare_one(
     name: str, dataset: PlanDataset, plan: TrainingPlan, work: Path, encode: Encode, held_out: Prepared | None
 ) -> None:
     # Here and not at the top: MinHash brings a library that takes seconds to import, and resumes don't need it.
-    from .checks import HeldOut, NearDuplicates, RowIndex
+    from .checks import Checks
 
     check_format(name, dataset.format, dataset.columns)
     source = Source(dataset.path, dataset.ref)
@@ -115,11 +114,10 @@ def _prepare_one(
         )
     counter = Counter()
     staged = work / "staged.arrow"
-    index = RowIndex(dataset.format)
-    total, columns = _stage(source, dataset, staged, counter, index)
-    near = NearDuplicates()
-    truncated = Counter()
-    used = _select(staged, work / ROWS_FILE, plan, encode, counter, index, HeldOut(held_out), near, truncated)
+    checks = Checks(dataset.format, held_out)
+    fitting = Fitting(plan.generation, encode)
+    total, columns = _stage(source, dataset, staged, counter, checks.index)
+    used = _select(staged, work / ROWS_FILE, checks, fitting, counter)
     staged.unlink()
     tallies = counter.tallies()
     if used == 0:
@@ -135,9 +133,9 @@ def _prepare_one(
         ref=dataset.ref,
         record=record,
         dropped=tallies,
-        near_duplicates=near.tally(),
-        near_duplicates_checked=near.checked,
-        truncated_prompts=truncated.tallies().get(DropReason.OVERLONG_PROMPT, Tally()),
+        near_duplicates=checks.near_duplicates.tally(),
+        near_duplicates_checked=checks.near_duplicates.checked,
+        truncated_prompts=fitting.truncated.tallies().get(DropReason.OVERLONG_PROMPT, Tally()),
         columns=tuple(columns),
     )
     write_durably(work / REPORT_FILE, report.model_dump_json(by_alias=True, indent=2).encode())
@@ -167,58 +165,13 @@ def _stage(
     return total, list(columns)[:_COLUMNS_SHOWN]
 
 
-def _select(
-    staged: Path,
-    final: Path,
-    plan: TrainingPlan,
-    encode: Encode,
-    counter: Counter,
-    index: "RowIndex",
-    held_out: "HeldOut",
-    near: "NearDuplicates",
-    truncated: Counter,
-) -> int:
-    """Write the rows that also stand beside each other; returns their number."""
+def _select(staged: Path, final: Path, checks: "Checks", fitting: Fitting, counter: Counter) -> int:
+    """Write the rows that also stand beside each other, and fit; returns their number."""
     with RowWriter(final) as writer:
         for batch in stored_rows(staged):
-            kept = []
-            for row in batch:
-                problem = index.problem(row) or held_out.exact(row)
-                if problem is not None:
-                    counter.add(*problem)
-                else:
-                    kept.append(row)
-            kept = held_out.without_near(kept, counter)
-            kept_ids = _fitting(kept, plan.generation, encode, counter, truncated)
-            near.note([row for row, _ in kept_ids])
-            for row, prompt_ids in kept_ids:
+            kept = fitting.fit(checks.standing(batch, counter), counter)
+            checks.near_duplicates.note([row for row, _ in kept])
+            for row, prompt_ids in kept:
                 writer.add(row, prompt_ids)
         # The context's end writes what is left; the count is whole already.
         return writer.rows
-
-
-def _fitting(
-    rows: list[Row], generation: Generation, encode: Encode, counter: Counter, truncated: Counter
-) -> list[tuple[Row, list[int]]]:
-    """The rows whose prompt (and demonstration) fit or are made to fit, with the prompts' tokens."""
-    fitting = []
-    longest = generation.max_prompt_length
-    # What the tokenizer puts before every text (BOS) stays when a prompt loses its beginning.
-    prefix = len(encode([""])[0]) if rows else 0
-    prompts = encode([row.prompt for row in rows]) if rows else []
-    responses = encode([row.response or "" for row in rows]) if any(row.response for row in rows) else [[]] * len(rows)
-    for row, ids, response in zip(rows, prompts, responses, strict=True):
-        if len(ids) > longest:
-            detail = f"the prompt has {len(ids)} tokens, more than maxPromptLength {longest}"
-            if generation.overlong_prompt is OverlongPrompt.DROP or longest <= prefix:
-                counter.add(DropReason.OVERLONG_PROMPT, row.number, detail)
-                continue
-            truncated.add(DropReason.OVERLONG_PROMPT, row.number, detail)
-            ids = ids[:prefix] + ids[len(ids) - (longest - prefix) :]
-        if len(response) >= generation.max_response_length:
-            # Cut, it would teach the policy never to end; the end token needs a place too.
-            detail = f"the response has {len(response)} tokens, maxResponseLength is {generation.max_response_length}"
-            counter.add(DropReason.OVERLONG_RESPONSE, row.number, detail)
-        else:
-            fitting.append((row, ids))
-    return fitting
