@@ -55,8 +55,11 @@ def check(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, main: str, at: 
     for key in theirs:
         if key not in ("metadata", "spec"):
             raise TemplateConflict(f"{at}.{key}: a pod template has metadata and spec only")
+    _refuse_nulls(theirs, at, "metadata", "spec")
     metadata = _object(theirs.get("metadata"), f"{at}.metadata")
     spec = _object(theirs.get("spec"), f"{at}.spec")
+    _refuse_nulls(metadata, f"{at}.metadata", "labels")
+    _refuse_nulls(spec, f"{at}.spec", "containers", "volumes")
     for key in metadata:
         if key not in ("labels", "annotations"):
             raise TemplateConflict(f"{at}.metadata.{key} can't be set: only labels and annotations can")
@@ -87,12 +90,20 @@ def _check_container(ours: Mapping[str, Any], container: Any, kind: str, main: s
     for field in PROTECTED_CONTAINER_FIELDS:
         if field in entry and entry[field] != our_container.get(field):
             raise TemplateConflict(f"{at}[{main}].{field} can't be overridden")
+    _refuse_nulls(entry, f"{at}[{main}]", "env", "volumeMounts", "image", "name")
     own_env = {variable["name"]: variable for variable in our_container.get("env", ())}
     for variable in _list(entry.get("env"), f"{at}[{main}].env"):
         variable_name = _object(variable, f"{at}[{main}].env").get("name")
         ours_too = variable_name in own_env and variable != own_env[variable_name]
         if ours_too or str(variable_name).startswith("RLHF_"):
             raise TemplateConflict(f"{at}[{main}].env[{variable_name}] belongs to the operator and can't be overridden")
+
+
+def _refuse_nulls(theirs: Mapping[str, Any], at: str, *fields: str) -> None:
+    """A null drops a field: where the field holds what is ours, it would drop that too."""
+    for field in fields:
+        if field in theirs and theirs[field] is None:
+            raise TemplateConflict(f"{at}.{field} can't be null")
 
 
 def _object(value: Any, at: str) -> Mapping[str, Any]:
