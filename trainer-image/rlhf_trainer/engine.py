@@ -336,8 +336,9 @@ def _deepspeed_types() -> list[Any]:
 
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
-    return [DynamicLossScaler, LossScaler, ZeroStageEnum, Namespace]
+    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address, Namespace]
 
 
 def reference_engine(module: nn.Module, group: Group, compute: PlanCompute) -> Any:

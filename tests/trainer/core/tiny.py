@@ -73,6 +73,7 @@ class World:
 
     root: Path
     changes: dict[str, Any] = field(default_factory=dict)
+    runs: list["Run"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.base = self.root / "base"
@@ -142,7 +143,8 @@ class World:
         settings = self.root / "settings.json"
         if settings.exists():
             arguments += ["--settings", str(settings)]
-        return Run(self, arguments, attempt, **options)
+        self.runs.append(Run(self, arguments, attempt, **options))
+        return self.runs[-1]
 
 
 def inherited_environment() -> dict[str, str]:
@@ -257,6 +259,7 @@ class Run:
             except ProcessLookupError:
                 continue
         self.process.wait(30)
+        self._output.close()
 
 
 def children_of(pid: int) -> list[int]:
