@@ -11,7 +11,7 @@ from pathlib import Path
 
 from testbed import oci
 from testbed.errors import BedError
-from testbed.images import BuiltImage
+from testbed.images import REGISTRY, BuiltImage
 from testbed.paths import Paths
 from testbed.progress import Progress
 
@@ -112,6 +112,14 @@ class Ctr:
             self._best_effort("tasks", "delete", "-f", *tasks)
         if containers := self.run("containers", "list", "-q").split():
             self._best_effort("containers", "delete", *containers)
+
+    def remove_images_except(self, kept: Sequence[Path]) -> None:
+        """Forget our images whose archives are gone (`kept` are those that are there). Only while no container runs."""
+        stems = {path.name.removesuffix(".tar") for path in kept}
+        for name in self.run("images", "list", "-q").split():
+            short = name.removeprefix(f"{REGISTRY}/")
+            if short != name and short.replace(":", "-") not in stems:
+                self._best_effort("images", "remove", name)
 
     def _best_effort(self, *arguments: str) -> None:
         """One that ended by itself meanwhile is an error to ctr, not to us."""

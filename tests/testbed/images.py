@@ -89,6 +89,7 @@ class ImageStore:
             _debootstrap(distribution, packages, tree)
             oci.write(oci.Image(name=image.name, tree=tree, entrypoint=()), image.archive)
             shutil.rmtree(tree)
+            remove_older(image)
             self._progress.say("the base image is made")
         return image
 
@@ -115,8 +116,18 @@ class ImageStore:
         if not image.archive.exists():
             recipe = oci.Image(name=image.name, files=tuple(files), entrypoint=entrypoint, user=user)
             oci.write(recipe, image.archive)
+            remove_older(image)
             self._progress.say(f"made the image {name}")
         return image
+
+
+def remove_older(image: BuiltImage) -> None:
+    """Remove archives of the same image that were made from other inputs."""
+    name = image.name.rpartition(":")[0].rpartition("/")[2]
+    pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{12}}\.tar")
+    for old in image.archive.parent.iterdir():
+        if pattern.fullmatch(old.name) and old != image.archive:
+            old.unlink()
 
 
 def libraries(binary: Path) -> list[tuple[Path, str]]:

@@ -51,7 +51,10 @@ def _stop_pods(paths: Paths, daemons: Daemons, progress: Progress) -> None:
     killed = kernel.kill_pods(uids)
     progress.say(f"ended {killed} processes of {len(uids)} pods")
     if daemons.running("containerd"):
-        Ctr(paths).remove_containers()
+        ctr = Ctr(paths)
+        ctr.remove_containers()
+        # The store outlives the bed: without this, every change of the operator would stay in it for ever.
+        ctr.remove_images_except(list(paths.images.glob("*.tar")))
     daemons.stop("containerd")
     for pid in shims(paths):
         with contextlib.suppress(ProcessLookupError):
