@@ -51,7 +51,6 @@ class Reason(StrEnum):
     NOT_RUNNING = "NotRunning"
     GANG_NOT_SCHEDULED = "GangNotScheduled"
     BACK_OFF = "BackOff"
-    AVOIDING_NODE = "AvoidingNode"
     COLLECTING = "CollectingResult"
     RESTARTING = "Restarting"
     SUPERSEDED = "Superseded"

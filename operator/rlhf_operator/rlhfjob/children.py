@@ -47,9 +47,10 @@ class Rendering:
     @property
     def training_plan(self) -> api.TrainingPlan:
         """The plan, which must be readable."""
-        if self.plan.plan is None:
-            raise ValueError(self.plan.problem)
-        return self.plan.plan
+        plan = self.plan.read()
+        if isinstance(plan, str):
+            raise ValueError(plan)
+        return plan
 
     @property
     def workspace(self) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from rlhf_operator.api.result import ArtifactRecord, TerminationMessage
-from rlhf_operator.common.intents import Delete, Manifest
+from rlhf_operator.common.intents import Delete, Event, Manifest
 
 from .checks import Check
 from .ledger import Ledger
@@ -47,6 +47,8 @@ class Decision:
     apply: tuple[Manifest, ...] = ()
     create: tuple[Manifest, ...] = ()
     delete: tuple[Delete, ...] = ()
+    events: tuple[Event, ...] = ()
+    """What conditions and attempts don't tell by themselves."""
     wake_at: datetime | None = None
     plan: FrozenPlan | None = None
     """The plan in force, when it is known."""

@@ -58,11 +58,8 @@ def transitions(before: RLHFJobStatus, ledger: Ledger, after: Mapping[str, Any])
 
 def _attempts(before: RLHFJobStatus, ledger: Ledger) -> Iterator[Event]:
     known = {(record.number, record.from_): record for record in before.attempts}
-    numbers = {record.number for record in before.attempts}
     for record in ledger.records:
         recorded = known.get((record.number, record.from_))
-        if record.number not in numbers:
-            yield Event("Normal", Reason.ATTEMPT_STARTED, f"attempt {record.number} is started")
         if record.class_ is None or (recorded is not None and recorded.class_ is not None):
             continue
         if record.class_ == SUCCEEDED:
@@ -80,6 +77,9 @@ def _conditions(before: RLHFJobStatus, after: Mapping[str, Any]) -> Iterator[Eve
         if new is None or new.reason in QUIET:
             continue
         if old is not None and (old.status, old.reason) == (new.status, new.reason):
+            continue
+        if old is None and name in ("ReferencesResolved", "StorageReady") and new.status == "True":
+            # Nothing was wrong, so nothing has changed.
             continue
         if name == "Stalled" and new.status != "True":
             continue

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rlhf_operator.api.jobstatus import Attempt
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.reasons import Reason
 from rlhf_operator.common.times import for_people
 
@@ -22,6 +23,15 @@ class Queueing:
     wake_at: datetime | None = None
 
 
+def waiting_for_kueue(job: str, number: int, spec: RLHFJobSpec) -> str:
+    """Return the words of an attempt whose Job was just made."""
+    return f"attempt {number} {_not_taken(job, spec.compute.queue_name or 'its queue')}"
+
+
+def _not_taken(job: str, queue: str) -> str:
+    return f"waits for Kueue to take Job {job} into queue {queue}"
+
+
 def queueing(
     job: JobView, workload: WorkloadView | None, last: Attempt | None, now: datetime, timeout_seconds: float
 ) -> Queueing:
@@ -36,7 +46,7 @@ def queueing(
                 f"Kueue has made no Workload for Job {job.name} in {for_people(timeout_seconds)}: is Kueue installed, "
                 f"does it manage this namespace, and does LocalQueue {queue} exist? The job goes on when it answers",
             )
-        return Queueing(Reason.QUEUED, f"waits for Kueue to take Job {job.name} into queue {queue}", deadline)
+        return Queueing(Reason.QUEUED, _not_taken(job.name, queue), deadline)
     if preempted:
         why = workload.evicted or "Preempted"
         words = workload.message or "waits to be admitted again"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlhf_operator.api.plan import PLAN_FILE, TrainingPlan
+from rlhf_operator.api.plan import PLAN_FILE
 from rlhf_operator.api.result import TerminationMessage
 from rlhf_operator.common.conditions import cut
 from rlhf_operator.common.hashes import sha256_of
@@ -113,11 +113,7 @@ def workload_view(workload: Manifest) -> WorkloadView:
 def frozen_plan_view(config_map: Manifest) -> FrozenPlan:
     """Return the plan that a ConfigMap holds. Its digest is that of the text, whatever this operator makes of it."""
     text = config_map["data"][PLAN_FILE]
-    name, digest = config_map["metadata"]["name"], sha256_of(text.encode())
-    try:
-        return FrozenPlan(name, digest, TrainingPlan.model_validate_json(text))
-    except ValidationError as error:
-        return FrozenPlan(name, digest, None, cut(str(error), WORDS))
+    return FrozenPlan(config_map["metadata"]["name"], sha256_of(text.encode()), text)
 
 
 def _verdict(pods: Sequence[PodView]) -> TerminationMessage | None:

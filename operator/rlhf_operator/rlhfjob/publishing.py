@@ -60,9 +60,9 @@ def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datet
 def _publish(
     observed: Observed, spec: RLHFJobSpec, ledger: Ledger, left: tuple[Delete, ...], *, waiting: bool
 ) -> Decision:
-    plan: FrozenPlan | Check | None = observed.plan or frozen_plan(observed, spec)
-    if isinstance(plan, Check) or plan is None or plan.plan is None:
-        words = plan.message if isinstance(plan, Check) else plan.problem if plan is not None else ""
+    plan: FrozenPlan | Check = observed.plan or frozen_plan(observed, spec)
+    if isinstance(plan, Check) or isinstance(plan.read(), str):
+        words = plan.message if isinstance(plan, Check) else plan.read()
         return Decision(Phase.STALLED, Reason.PLAN_CHANGED, f"publishing needs the plan: {words}", ledger, delete=left)
     words = "training has succeeded; the artifact is published"
     number = ledger.last.number if ledger.last is not None else 1

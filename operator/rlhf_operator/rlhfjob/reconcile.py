@@ -42,7 +42,7 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
         create=decision.create,
         delete=decision.delete,
         status=status,
-        events=transitions(observed.status, decision.ledger, status),
+        events=(*decision.events, *transitions(observed.status, decision.ledger, status)),
         wake_at=decision.wake_at,
     )
 

@@ -47,7 +47,8 @@ def with_job(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView
     decision = Decision(Phase.RUNNING, Reason.RUNNING, "", ledger, apply=standing(observed, spec), plan=observed.plan)
     if job.suspended:
         return _queued(observed, spec, decision, job, now)
-    if job.started_at is not None:
+    if job.started_at is not None and any(pod.node is not None for pod in job.pods):
+        # Before a pod has a node nothing is used; and a status that only notes the Job's own start is a write too many.
         ledger = ledger.started(job.started_at)
     decision = replace(decision, ledger=ledger)
     if startup.all_started(job):
@@ -257,7 +258,7 @@ def _collect(
     )
     collect = observed.collect if observed.collect is not None and observed.collect.attempt == job.attempt else None
     if collect is None:
-        if observed.plan is None or observed.plan.plan is None:
+        if observed.plan is None or isinstance(observed.plan.read(), str):
             failure = Failure(FailureClass.RESULT_UNKNOWN, f"{end.message}, and the plan's ConfigMap is gone too")
             return _failed(observed, spec, ledger, failure, now)
         return replace(waiting, create=(children.collect_job(rendering(observed, spec, observed.plan), job.attempt),))

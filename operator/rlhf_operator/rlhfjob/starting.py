@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.conditions import find
-from rlhf_operator.common.intents import Manifest
+from rlhf_operator.common.intents import Event, Manifest
 from rlhf_operator.common.podtemplate import TemplateConflict
 from rlhf_operator.common.reasons import Reason
 from rlhf_operator.common.times import for_people
@@ -16,10 +16,12 @@ from . import children, retries
 from .budget import check_budget
 from .checks import Check, failed
 from .decision import Decision, Phase
+from .kueue import waiting_for_kueue
 from .ledger import Ledger
 from .plan import resolve
 from .progress import min_checkpoint_step
 from .references import check_references
+from .startup import not_started
 from .storage import check_storage
 from .supported import check_supported
 from .views import FrozenPlan, Observed
@@ -62,12 +64,10 @@ def next_attempt(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: dat
 def frozen_plan(observed: Observed, spec: RLHFJobSpec) -> FrozenPlan | Check:
     """Return the plan made before, else resolve it: once, and never to another digest than the recorded one."""
     if observed.plan is not None:
-        if observed.plan.plan is None:
-            return failed(
-                Reason.PLAN_UNREADABLE,
-                f"ConfigMap {observed.plan.config_map} holds a plan this operator can't read: {observed.plan.problem}",
-                permanent=True,
-            )
+        problem = observed.plan.read()
+        if isinstance(problem, str):
+            words = f"ConfigMap {observed.plan.config_map} holds a plan this operator can't read: {problem}"
+            return failed(Reason.PLAN_UNREADABLE, words, permanent=True)
         return observed.plan
     if observed.references is None:
         return failed(Reason.NOT_CHECKED, "references are looked up next")
@@ -83,7 +83,7 @@ def frozen_plan(observed: Observed, spec: RLHFJobSpec) -> FrozenPlan | Check:
             "to another plan. Restore the ConfigMap, or create a new job",
             permanent=True,
         )
-    return FrozenPlan(children.plan_name(observed.owner.name, digest), digest, plan)
+    return FrozenPlan(children.plan_name(observed.owner.name, digest), digest, plan.canonical(), plan)
 
 
 def rendering(observed: Observed, spec: RLHFJobSpec, plan: FrozenPlan) -> children.Rendering:
@@ -106,12 +106,13 @@ def _create(observed: Observed, spec: RLHFJobSpec, plan: FrozenPlan, checked: De
         min_checkpoint_step=min_checkpoint_step(observed.status),
         avoid_nodes=avoid,
     )
-    job = children.training_job(rendering(observed, spec, plan), arguments)
+    render = rendering(observed, spec, plan)
+    job = children.training_job(render, arguments)
     if observed.template_problem is not None:
         return _blocked(observed, ledger, _invalid_template(observed.template_problem), now, checked)
     create: list[Manifest] = []
-    if observed.plan is None and plan.plan is not None:
-        create.append(children.plan_config_map(observed.owner, plan.plan))
+    if observed.plan is None:
+        create.append(children.plan_config_map(observed.owner, render.training_plan))
     if spec.storage.claim_name is None and observed.claim is None:
         create.append(children.storage_claim_manifest(observed.owner, spec))
     create.append(job)
@@ -125,11 +126,15 @@ def _create(observed: Observed, spec: RLHFJobSpec, plan: FrozenPlan, checked: De
     return replace(
         checked,
         phase=Phase.QUEUED if queued else Phase.STARTING,
-        reason=Reason.QUEUED if queued else Reason.AVOIDING_NODE if avoid else Reason.STARTING,
-        message=words,
+        reason=Reason.QUEUED if queued else Reason.STARTING,
+        # As the next look at the Job will find it: a status that only counts pods that can't be there yet is a write.
+        message=waiting_for_kueue(children.attempt_name(observed.owner.name, number), number, spec)
+        if queued
+        else f"attempt {number}: {not_started(spec.compute.workers, spec.compute.workers)}",
         ledger=ledger.opened(number, arguments.micro_batch_size, None),
         apply=standing(observed, spec),
         create=tuple(create),
+        events=(Event("Normal", Reason.ATTEMPT_STARTED, words),),
     )
 
 

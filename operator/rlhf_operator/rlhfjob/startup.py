@@ -26,8 +26,13 @@ def what_keeps(job: JobView) -> str:
     """Return who is missing and why, in the scheduler's or the kubelet's words."""
     missing = sorted(set(range(job.workers)) - {pod.index or 0 for pod in job.pods if pod.started})
     words = sorted({pod.waiting for pod in job.pods if pod.waiting and not pod.started})
-    who = f"{len(missing)} of {job.workers} pods have not started"
+    who = not_started(len(missing), job.workers)
     return f"{who}: {'; '.join(words)}" if words else who
+
+
+def not_started(missing: int, workers: int) -> str:
+    """Return how many are missing."""
+    return f"{missing} of {workers} pods have not started"
 
 
 def gave_up(job: JobView, spec: RLHFJobSpec) -> str:

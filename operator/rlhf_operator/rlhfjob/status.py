@@ -34,7 +34,7 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
             "algorithm": spec.algorithm.value,
             "plan_digest": decision.plan.digest if decision.plan is not None else before.plan_digest,
             "effective": effective(spec),
-            "resolved": _resolved(decision) or before.resolved,
+            "resolved": before.resolved or _resolved(decision),
             "progress": progress_status(before, observed.progress, now),
             "checkpoint": checkpoint_status(before, observed.progress, decision.verdict),
             "attempts": [_whole_seconds(record) for record in ledger.records],

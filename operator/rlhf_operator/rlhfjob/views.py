@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from pydantic import ValidationError
+
 from rlhf_operator.api.jobstatus import RLHFJobStatus
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Progress, TerminationMessage
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.conditions import cut
 from rlhf_operator.common.intents import OperatorDefaults
 from rlhf_operator.common.names import Owner
 
@@ -156,13 +159,31 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class FrozenPlan:
-    """The plan as its ConfigMap holds it: made once, then read."""
+    """The plan as its ConfigMap holds it: made once, then read.
+
+    It is parsed only where it is needed: most looks at a job need no more than the digest.
+    """
 
     config_map: str
     digest: str
-    plan: TrainingPlan | None
-    problem: str = ""
-    """Why this operator can't read it; then `plan` is None."""
+    text: str
+    known: TrainingPlan | None = field(default=None, compare=False)
+    """The plan that the text was just made from."""
+
+    def read(self) -> TrainingPlan | str:
+        """Return the plan, or why this operator can't read it."""
+        if self.known is not None:
+            return self.known
+        try:
+            return TrainingPlan.model_validate_json(self.text)
+        except ValidationError as error:
+            return cut(str(error), 300)
+
+    @property
+    def plan(self) -> TrainingPlan | None:
+        """The plan; None when this operator can't read it."""
+        plan = self.read()
+        return None if isinstance(plan, str) else plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,12 @@ def test_a_plan_that_can_not_be_run_is_never_retried(world: World) -> None:
     assert condition(status, "Failed")["reason"] == "ConfigError"
     assert "dataset: 0 rows are left" in status["message"]
     assert status["restarts"] == 0
-    events = world.api.list(EVENTS, world.namespace)
-    assert any("dataset: 0 rows are left" in event["note"] for event in events if event["type"] == "Warning")
+
+    def told() -> bool:
+        events = world.api.list(EVENTS, world.namespace)
+        return any("dataset: 0 rows are left" in event["note"] for event in events if event["type"] == "Warning")
+
+    world.wait("the event is there", told)
 
 
 def test_a_drained_pod_is_not_a_restart(world: World) -> None:

@@ -201,7 +201,9 @@ class Cluster:
     def _with(self, view: Observed, made: JobView) -> Observed:
         if made.role == children.TRAIN:
             return replace(view, attempts=(*view.attempts, made))
-        return replace(view, **{made.role: made})
+        if made.role == children.PUBLISH:
+            return replace(view, publish=made)
+        return replace(view, collect=made)
 
     def _without(self, view: Observed, uid: str) -> Observed:
         left = tuple(each for each in view.attempts if each.uid != uid)

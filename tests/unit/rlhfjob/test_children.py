@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhf_operator.common.names import MANAGED_BY, MANAGED_BY_LABEL, OWNER_KIND_LABEL, OWNER_NAME_LABEL, Owner
+from rlhf_operator.common.intents import MANAGED_BY, MANAGED_BY_LABEL, OWNER_KIND_LABEL, OWNER_NAME_LABEL
+from rlhf_operator.common.names import Owner
 from rlhf_operator.rlhfjob import children
 from rlhf_operator.rlhfjob.children import AttemptArguments, Rendering
 

@@ -13,6 +13,7 @@ from rlhf_operator.rlhfjob.views import Observed
 
 from .factory import (
     DIGEST,
+    FOUND,
     NOW,
     SPEC,
     attempt,
@@ -89,10 +90,10 @@ def test_only_the_publish_pod_mounts_the_key() -> None:
             spec,
             plan=frozen(spec),
             status=status_of(attempts=[attempt(1, "Disruption")]),
-            references=replace(observed().references, secrets={"model-key": frozenset({"k.pem"})}),
+            references=replace(FOUND, secrets={"model-key": frozenset({"k.pem"})}),
         ),
         NOW,
-    ).create[-1]  # type: ignore[type-var]
+    ).create[-1]
     text = str(publish["spec"]["template"])
     assert "'secretName': 'model-key'" in text
     assert "/rlhf/signing-key/k.pem" in text

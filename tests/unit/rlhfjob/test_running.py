@@ -210,7 +210,7 @@ def test_out_of_memory_halves_the_micro_batch_once() -> None:
     plan = reconcile(view, NOW + timedelta(minutes=1))
     arguments = plan.create[0]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert arguments[arguments.index("--micro-batch-size") + 1] == "2"
-    assert "microBatchSize 2 instead of 4" in plan.status["message"]  # type: ignore[index]
+    assert "microBatchSize 2 instead of 4" in plan.events[0].message
     oom = dead(1, 137, exit_reason="OOMKilled")
     again = running(
         attempts=(job(2, dead(0, 82), oom, failed=True, micro_batch_size=2),),
@@ -233,7 +233,7 @@ def test_two_failures_on_one_node_make_the_next_attempt_prefer_others() -> None:
     plan = reconcile(observed(plan=frozen(), status=status_of(attempts=records, restarts=2)), NOW + timedelta(hours=1))
     affinity = plan.create[0]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
     assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"]
-    assert "node-7" in plan.status["message"]  # type: ignore[index]
+    assert "node-7" in plan.events[0].message
 
 
 def test_the_next_attempt_must_find_the_checkpoint_that_status_knows() -> None:
@@ -449,3 +449,23 @@ def test_a_plan_survives_its_own_text() -> None:
     text = frozen().plan
     assert text is not None
     assert TrainingPlan.model_validate_json(text.canonical()).digest() == frozen().digest
+
+
+def test_a_job_that_waits_for_its_pods_writes_its_status_once() -> None:
+    made = reconcile(observed(), NOW)
+    assert [event.reason for event in made.events] == ["AttemptStarted"]
+    assert made.status is not None
+    waiting = running(
+        attempts=(job(1, pod(0, phase="Pending", node=None, started=False), started_at=NOW),),
+        status=status_of(**made.status),
+        raw_status=made.status,
+    )
+    assert reconcile(waiting, NOW + timedelta(seconds=2)).status == made.status
+
+
+def test_a_queued_job_that_waits_for_kueue_writes_its_status_once() -> None:
+    made = reconcile(observed(spec_of(compute=KUEUE)), NOW)
+    assert made.status is not None
+    view = queued(status=status_of(**made.status), raw_status=made.status)
+    plan = reconcile(replace(view, plan=frozen(spec_of(compute=KUEUE))), NOW)
+    assert plan.status == made.status
