@@ -9,7 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -17,7 +17,11 @@ import yaml
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
 
-_UNPACK = "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall({!r}, filter='data')"
+# All of stdin is read first: a program that ends before leaves kubectl waiting for somebody to take the rest.
+_UNPACK = (
+    "import io, os, sys, tarfile; data = io.BytesIO(sys.stdin.buffer.read()); os.makedirs({0!r}); "
+    "tarfile.open(fileobj=data).extractall({0!r})"
+)
 _PACK = (
     "import sys, tarfile; t = tarfile.open(fileobj=sys.stdout.buffer, mode='w|'); t.add({!r}, arcname='.'); t.close()"
 )
@@ -44,10 +48,10 @@ class Cluster:
         command = [str(self.kubectl), "--kubeconfig", str(self.kubeconfig), "-n", self.namespace, *arguments]
         return _output(command, f"kubectl {' '.join(arguments)}", stdin, timeout_seconds)
 
-    def run_helm(self, *arguments: str, timeout_seconds: float = 300) -> bytes:
+    def run_helm(self, *arguments: str, stdin: bytes | None = None, timeout_seconds: float = 300) -> bytes:
         """Output of helm. Raises ClusterError with its words."""
         command = [str(self.helm), "--kubeconfig", str(self.kubeconfig), *arguments]
-        return _output(command, f"helm {' '.join(arguments)}", None, timeout_seconds)
+        return _output(command, f"helm {' '.join(arguments)}", stdin, timeout_seconds)
 
     def get(self, kind: str, name: str) -> Object | None:
         """One object, or None when it does not exist."""
@@ -185,14 +189,15 @@ class Loader:
             archive.add(folder, arcname=".", filter=_anonymous)
         path = f"{MOUNT}/{target}"
         self.remove(target)
-        self._python(f"import os; os.makedirs({path!r})\n{_UNPACK.format(path)}", buffer.getvalue())
+        self._python(_UNPACK.format(path), buffer.getvalue())
 
     def download(self, source: str, folder: Path) -> None:
         """Bring the files below `source` on the claim into `folder`."""
         data = self._python(_PACK.format(f"{MOUNT}/{source}"))
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=io.BytesIO(data), mode="r") as archive:
-            archive.extractall(folder, filter="data")
+            for member in archive.getmembers():
+                _extract(archive, member, folder)
 
     def read(self, source: str) -> bytes:
         """One file on the claim."""
@@ -203,13 +208,24 @@ class Loader:
         self._python(_WIPE.format(f"{MOUNT}/{pattern}"))
 
     def _python(self, program: str, stdin: bytes | None = None) -> bytes:
-        return self._cluster.run("exec", "-i", self._name, "--", "python3", "-c", program, stdin=stdin or b"")
+        flags = [] if stdin is None else ["-i"]
+        return self._cluster.run("exec", *flags, self._name, "--", "python3", "-c", program, stdin=stdin)
 
     def _ready(self) -> bool:
         return is_true(self._cluster.get("pod", self._name), "Ready")
 
     def _seen(self) -> str:
         return self._cluster.run("describe", "pod", self._name).decode(errors="replace")[-2000:]
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write one plain file below the folder. By hand: the `filter` of extractall is missing in Debian 12's Python."""
+    path = PurePosixPath(member.name)
+    if member.isfile() and not path.is_absolute() and ".." not in path.parts:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = archive.extractfile(member)
+        target.write_bytes(content.read() if content else b"")
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

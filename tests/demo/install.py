@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 import testbed
 from demo.cluster import Cluster, ClusterError, Object
 from demo.voice import Voice
-from testbed import podenv
+from testbed import provision
 from testbed.binaries import require
-from testbed.dockerfiles import OPERATOR, Builder
+from testbed.dockerfiles import OPERATOR
 from testbed.progress import Progress
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "rlhf-operator"
 SYSTEM_NAMESPACE = "rlhf-system"
 RELEASE = "rlhf-operator"
+_TARGET = ("--namespace", SYSTEM_NAMESPACE)
 PROGRESS_SECONDS = 2
 """How often the operator asks a running job: a demo is watched."""
 
@@ -44,51 +44,43 @@ def everything(namespace: str, voice: Voice) -> Place:
     voice.say(f"kubeconfig: {bed.kubeconfig}")
 
     voice.step("the operator, as a pod, by its Helm chart")
-    image, template = _images(bed, progress)
-    install_operator(cluster, image)
+    image = provision.load_image(bed, OPERATOR, progress)
+    template = provision.pod_template(bed, progress=progress)
     cluster.ensure_namespace()
+    install_operator(cluster, image)
+    voice.say(f"it serves the namespace {namespace}")
     return Place(cluster, image, template)
 
 
-def _images(bed: testbed.Bed, progress: Progress) -> tuple[str, Object | None]:
-    """The operator's image, and the template by which training pods find Python.
+def install_operator(cluster: Cluster, image: str) -> None:
+    """Install or upgrade the release for this namespace and those it served before; wait until it is ready.
 
-    On a cluster that is not the bed's own, images are named by RLHF_OPERATOR_IMAGE and come from a registry, or were
-    loaded before; training pods then use the trainer image.
+    Never for the whole cluster: on a test bed other operators, those of the tests, serve other namespaces.
     """
-    if bed.own:
-        image = Builder(bed.paths, progress).load(OPERATOR)
-        return image, podenv.pod_environment(bed.paths, progress).template()
-    return os.environ.get("RLHF_OPERATOR_IMAGE") or _chart_image(), None
-
-
-def _chart_image() -> str:
-    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
-    return f"{values['image']['repository']}:{chart['appVersion']}"
-
-
-def install_operator(cluster: Cluster, image: str, *settings: str) -> None:
-    """Install or upgrade the release, and wait until the operator is ready."""
     repository, _, tag = image.rpartition(":")
-    chosen = [
-        f"image.repository={repository}",
-        f"image.tag={tag}",
-        *([f"trainer.image.repository={name[0]}", f"trainer.image.tag={name[2]}"] if (name := _trainer()) else []),
-    ]
-    flags = [flag for setting in chosen for flag in ("--set-string", setting)]
-    flags += [
-        flag for setting in (f"progressIntervalSeconds={PROGRESS_SECONDS}", *settings) for flag in ("--set", setting)
-    ]
-    target = ["--namespace", SYSTEM_NAMESPACE, "--create-namespace"]
+    values: Object = {
+        "image": {"repository": repository, "tag": tag},
+        "namespaces": sorted({cluster.namespace, *served_namespaces(cluster)}),
+        "progressIntervalSeconds": PROGRESS_SECONDS,
+    }
+    if trainer := os.environ.get("TESTBED_IMAGE_TRAINER"):
+        repository, _, tag = trainer.rpartition(":")
+        values["trainer"] = {"image": {"repository": repository, "tag": tag}}
+    # CRDs that were applied by hand, as `kubectl apply -f crds/`, become the release's.
+    flags = ["--create-namespace", "--take-ownership", "--wait", "--timeout", "3m", "--values", "-"]
     try:
-        cluster.run_helm("upgrade", "--install", RELEASE, str(CHART), *target, *flags, "--wait", "--timeout", "3m")
+        cluster.run_helm(
+            "upgrade", "--install", RELEASE, str(CHART), *_TARGET, *flags, stdin=json.dumps(values).encode()
+        )
     except ClusterError as error:
         system = replace(cluster, namespace=SYSTEM_NAMESPACE)
         raise ClusterError(f"{error}\n{system.tell(f'app.kubernetes.io/instance={RELEASE}')}") from error
 
 
-def _trainer() -> tuple[str, str, str] | None:
-    """The trainer image that RLHF_TRAINER_IMAGE names, split at its tag."""
-    name = os.environ.get("RLHF_TRAINER_IMAGE", "")
-    return name.rpartition(":") if name else None
+def served_namespaces(cluster: Cluster) -> list[str]:
+    """The namespaces that the installed release serves; none when there is no release."""
+    releases = json.loads(cluster.run_helm("list", *_TARGET, "--all", "--output", "json"))
+    if not any(release["name"] == RELEASE for release in releases):
+        return []
+    values = json.loads(cluster.run_helm("get", "values", RELEASE, *_TARGET, "--output", "json")) or {}
+    return [str(name) for name in values.get("namespaces", [])]
