@@ -23,8 +23,11 @@ _CONFIG_BYTES = 1024 * 1024
 class RewardModel:
     """Scores with one head of a reward model: the raw logit, no activation."""
 
-    def __init__(self, scorer: str, model: PlanRewardModel, device: str = "cpu") -> None:
-        """Load the model. Raises ScorerConfigError when the directory does not hold one that can be used."""
+    def __init__(self, scorer: str, model: PlanRewardModel, device: str | None = None) -> None:
+        """Load the model. Raises ScorerConfigError when the directory does not hold one that can be used.
+
+        device: where it runs; None: the process's GPU at the time of the first score, or the CPU without one.
+        """
         directory = Path(str(model.path))
         _refuse_foreign_code(scorer, directory)
         try:
@@ -45,9 +48,10 @@ class RewardModel:
         self._encoder = Encoder(tokenizer, self.input_format)
         self._pad = _pad_token(tokenizer)
         network.config.pad_token_id = self._pad
-        self._network = network.to(device).eval()
+        self._network = network.eval()
         self._types = self.input_format.kind is InputKind.PAIR and getattr(config, "type_vocab_size", 0) > 1
-        self._device = device
+        self._wanted, self._device = device, "cpu"
+        self._placed = False
         content = model.version or digest_tree(directory)
         self.digest = digest_of("reward-model/1", content, self.input_format.dump(), model.dimension)
 
@@ -57,6 +61,7 @@ class RewardModel:
 
     def judge(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Row]) -> list[Judgement]:
         """Score every response; the longest go first, so that a batch that is too large fails at once."""
+        self._place()
         inputs = [self.encode(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         order = sorted(range(len(inputs)), key=lambda index: -len(inputs[index].input_ids))
         scores: list[Judgement] = [0.0] * len(inputs)
@@ -69,6 +74,13 @@ class RewardModel:
     def close(self) -> None:
         """Free the weights."""
         del self._network
+
+    def _place(self) -> None:
+        # Scorers are built before a rank has chosen its GPU.
+        if not self._placed:
+            self._device = self._wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+            self._network = self._network.to(self._device)
+            self._placed = True
 
     @torch.inference_mode()
     def _scores(self, batch: list[Encoded]) -> list[float]:

@@ -115,10 +115,11 @@ class Scorers:
         self.close()
 
 
-def build_scorers(scorers: Sequence[PlanScorer], *, device: str = "cpu", python_workers: int = 2) -> Scorers:
+def build_scorers(scorers: Sequence[PlanScorer], *, device: str | None = None, python_workers: int = 2) -> Scorers:
     """Build every scorer of a plan. Raises ScorerConfigError naming the first that can't be.
 
-    device: where reward models run. python_workers: processes per Python grader, at most.
+    device: where reward models run; None: the process's GPU at the time of the first score, else the CPU.
+    python_workers: processes per Python grader, at most.
     """
     judges: dict[str, Judge] = {}
     with ExitStack() as stack:
@@ -157,7 +158,7 @@ def _grader(scorer: PlanScorer, grader: Grader, server: ForkServer | None, worke
     raise ScorerConfigError(scorer.name, f"grader.{kind} is not supported yet: use another grader")
 
 
-def _reward_model(scorer: PlanScorer, device: str) -> Judge:
+def _reward_model(scorer: PlanScorer, device: str | None) -> Judge:
     model = scorer.reward_model
     if model is None or model.path is None:
         raise ScorerConfigError(scorer.name, "rewardModel.url is not supported yet: give the model's files by path")

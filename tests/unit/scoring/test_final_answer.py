@@ -68,6 +68,19 @@ def test_no_text_breaks_the_comparison(text: str) -> None:
     assert same_answer(text or "x", text or "x") in {True, False}
 
 
-@pytest.mark.parametrize("text", ["9" * 100_000, "1e999", "1/0", "," * 50_000, "#### " + "1," * 20_000, "-" * 50_000])
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 100_000,
+        "1e999",
+        "1/0",
+        "," * 50_000,
+        "#### " + "1," * 20_000,
+        "-" * 50_000,
+        "answer:" + " " * 50_000,
+        "answer is " * 9_000,
+    ],
+)
 def test_hostile_numbers_end_quickly(text: str) -> None:
     assert same_answer("#### 3", text) is False

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +126,27 @@ def test_large_rows_pass_through(python_grader: Make) -> None:
 
 
 @pytest.mark.parametrize(
+    "data", ["b'garbage'", "b'\\xff' * 8", "b'\\0\\0\\0\\2[]'", "b'\\0\\0\\0\\x0d{\"score\":9.5}'"]
+)
+def test_a_grader_that_writes_on_our_line_gets_no_score_and_harms_no_other(python_grader: Make, data: str) -> None:
+    body = f"""
+import os
+def grade(prompt, response, row):
+    if response == "write":
+        for number in range(3, 64):
+            try:
+                os.write(number, {data})
+            except OSError:
+                pass
+    return 1
+"""
+    scorers = python_grader(body, timeout="2s")
+    found = ask(scorers, "a", "write", "b", "c")
+    assert found[1] in {None, 9.5}, "what it says of its own row is its own affair"
+    assert [found[0], found[2], found[3]] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
     ("source", "words"),
     [
         ("import nothing_like_it", "ModuleNotFoundError"),
@@ -177,3 +200,36 @@ def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
     deadline = time.monotonic() + 10
     while left := [pid for pid in started if psutil.pid_exists(pid)]:
         assert time.monotonic() < deadline, f"still there: {left}"
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_nothing_outlives_a_trainer_that_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "g.py"
+    path.write_text(f"import time\n{GRADE}time.sleep(600)")
+    program = (
+        "import sys\n"
+        "from rlhf_operator.api.plan import PlanScorer\n"
+        "from rlhf_scoring.scorers import build_scorers\n"
+        "grader = {'python': {'configMap': {'name': 'g', 'key': 'g.py'}, 'timeout': '10m'}}\n"
+        "plan = PlanScorer.model_validate({'name': 's', 'grader': grader, 'graderPath': sys.argv[1]})\n"
+        "scorers = build_scorers([plan])\n"
+        "print('built', flush=True)\n"
+        "scorers.score('s', ['p'] * 4, ['r'] * 4, [{}] * 4)\n"
+    )
+    trainer = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True)
+    with trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "built\n"
+        deadline = time.monotonic() + 20
+        while len(below := psutil.Process(trainer.pid).children(recursive=True)) < 3:
+            assert time.monotonic() < deadline, f"a server and two workers, not {below}"
+        trainer.kill()
+        trainer.wait()
+        while left := [each for each in below if runs(each)]:
+            assert time.monotonic() < deadline, f"still there: {left}"

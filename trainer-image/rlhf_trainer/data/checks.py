@@ -7,8 +7,8 @@ from .rows import Row
 from .similarity import NearIndex, key, near_to, shingles_of, signatures
 from .store import Prepared
 
-NEAR_DUPLICATE_ROWS = 50_000
-"""Rows that are looked at for near duplicates: the index holds about 2 kB for each."""
+NEAR_DUPLICATE_ROWS = 20_000
+"""Rows that are looked at for near duplicates: the index holds some kilobytes for each."""
 
 Problem = tuple[DropReason, int, str]
 

@@ -6,8 +6,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import regex
 from datasketch import MinHash, MinHashLSH
+from numpy.typing import NDArray
 
 NEAR = 0.85
 """Jaccard similarity of character 5-grams from which on two texts are nearly the same."""
@@ -18,6 +20,11 @@ _BANDS = (16, 8)
 compared exactly. Left to itself, the library misses 54 % of the pairs at the limit."""
 _CHARACTERS = 20_000
 _BATCH = 512
+Shingles = NDArray[np.uint32]
+"""Hashes of a text's character 5-grams, each once, sorted: 4 bytes for each, where a set of integers takes 60."""
+
+NOTHING: Shingles = np.empty(0, dtype=np.uint32)
+
 _GAP = regex.compile(r"[\W_]+")
 _NUMBER = regex.compile(r"\d+")
 
@@ -33,7 +40,7 @@ class Signature(NamedTuple):
     """One text, ready to be compared."""
 
     row: int
-    shingles: frozenset[int]
+    shingles: Shingles
     numbers: tuple[str, ...]
     minhash: MinHash
 
@@ -46,14 +53,14 @@ class NearIndex:
 
     def __init__(self) -> None:
         self._lsh = MinHashLSH(params=_BANDS, num_perm=_PERMUTATIONS)
-        self._known: list[tuple[Signature, frozenset[int]]] = []
+        self._known: list[tuple[Signature, Shingles]] = []
 
-    def add(self, signature: Signature, part: frozenset[int] = frozenset()) -> None:
+    def add(self, signature: Signature, part: Shingles = NOTHING) -> None:
         """Remember one text; `part`: shingles of a part of it that must be alike by itself."""
         self._lsh.insert(len(self._known), signature.minhash, check_duplication=False)
         self._known.append((signature._replace(minhash=None), part))
 
-    def find(self, signature: Signature, part: frozenset[int] = frozenset()) -> int | None:
+    def find(self, signature: Signature, part: Shingles = NOTHING) -> int | None:
         """The row of the first known text that is nearly this one."""
         candidates: list[int] = sorted(self._lsh.query(signature.minhash))
         for known, known_part in (self._known[at] for at in candidates):
@@ -82,22 +89,23 @@ def near_to(texts: Sequence[tuple[int, str]]) -> NearIndex:
     return index
 
 
-def jaccard(first: frozenset[int], second: frozenset[int]) -> float:
+def jaccard(first: Shingles, second: Shingles) -> float:
     """Size of the intersection over size of the union; 1 for two empty sets."""
-    union = len(first | second)
-    return len(first & second) / union if union else 1.0
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    union = len(first) + len(second) - common
+    return common / union if union else 1.0
 
 
-def shingles_of(text: str) -> frozenset[int]:
+def shingles_of(text: str) -> Shingles:
     """Hashes of the character 5-grams of the text, in lower case, punctuation and space as one gap."""
     plain = _GAP.sub(" ", text[:_CHARACTERS].casefold()).strip()
     grams = (plain[at : at + _SHINGLE] for at in range(max(1, len(plain) - _SHINGLE + 1)))
-    return frozenset(zlib.crc32(gram.encode()) for gram in grams)
+    return np.unique(np.fromiter((zlib.crc32(gram.encode()) for gram in grams), dtype=np.uint32))
 
 
 def _signatures(batch: list[tuple[int, str]]) -> Iterator[Signature]:
     shingled = [shingles_of(text) for _, text in batch]
-    hashes = MinHash.bulk(shingled, num_perm=_PERMUTATIONS, hashfunc=_identity)
+    hashes = MinHash.bulk((each.tolist() for each in shingled), num_perm=_PERMUTATIONS, hashfunc=_identity)
     for (row, text), shingles, minhash in zip(batch, shingled, hashes, strict=True):
         yield Signature(row, shingles, tuple(_NUMBER.findall(text[:_CHARACTERS])), minhash)
 
