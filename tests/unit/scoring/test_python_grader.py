@@ -106,6 +106,7 @@ def test_what_a_grader_has_no_business_with_is_refused(
         "return sys.modules.get('torch') is None and sys.modules.get('pydantic') is None",
         "return resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)",
         "return len(os.listdir('/proc/self/fd')) <= 5",
+        "return open('/proc/self/oom_score_adj').read().strip() == '1000'",
     ],
 )
 def test_ordinary_things_work_and_nothing_of_ours_is_seen(

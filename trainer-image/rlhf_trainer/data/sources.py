@@ -180,7 +180,7 @@ def _parquet(path: Path, ref: str) -> Iterator[dict[str, Any] | Problem]:
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 for value in batch.to_pylist():
                     yield _bounded(plain(value))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise ConfigError(f"{ref}: {path.name} is not a readable Parquet file: {error}") from error
 
 
