@@ -95,7 +95,7 @@ def undisturbed(site: Site) -> Iterator[Undisturbed]:
     space = open_space(site, "e2e-undisturbed")
     try:
         space.submit("ppo", ppo_spec(site))
-        job = space.complete("ppo", 400)
+        job = space.complete("ppo")
         yield Undisturbed(job, space.result("ppo"), space.pods("ppo", attempt=1))
     finally:
         remove_namespace(space.cluster, wait=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demo.cluster import Cluster, ClusterError, Loader, Object, condition, is_true
+from demo.cluster import MOUNT, Cluster, ClusterError, Loader, Object, condition, is_true
 from demo.install import CHART
 from rlhf_operator.api.result import Result
 
@@ -22,6 +22,14 @@ LEASE = RELEASE
 END = ("Complete", "Failed")
 PROGRESS_SECONDS = 1
 """How often the operator asks a running job: tests wait for steps."""
+
+FILES_POD = "files"
+_DIGESTS = """
+import hashlib, json, pathlib
+root = pathlib.Path({!r})
+files = sorted(path for path in root.rglob('*') if path.is_file())
+print(json.dumps({{str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}))
+"""
 
 Probe = Callable[[Object], Any]
 
@@ -111,18 +119,18 @@ class Space:
         self.cluster.wait(f"{name}: {what}", look, seconds, lambda: self.tell(name), interval_seconds=0.5)
         return last
 
-    def complete(self, name: str, seconds: float = 300) -> Object:
+    def complete(self, name: str, seconds: float = 600) -> Object:
         """Wait for Complete."""
         return self.until(name, "Complete", lambda job: is_true(job, "Complete"), seconds)
 
-    def failed(self, name: str, seconds: float = 300) -> Mapping[str, Any]:
+    def failed(self, name: str, seconds: float = 600) -> Mapping[str, Any]:
         """Wait for Failed; returns that condition."""
         job = self.until(name, "Failed", lambda job: is_true(job, "Failed"), seconds)
         found = condition(job, "Failed")
         assert found is not None
         return found
 
-    def checkpoint(self, name: str, step: int, seconds: float = 240) -> Object:
+    def checkpoint(self, name: str, step: int, seconds: float = 480) -> Object:
         """Wait until a checkpoint of that step or a later one is complete, as status knows."""
         return self.until(name, f"a checkpoint of step {step}", lambda job: checkpoint_step(job) >= step, seconds)
 
@@ -165,6 +173,24 @@ class Space:
         """result.json of the job's workspace."""
         return Result.model_validate_json(self.files.read(f"{self.workspace(name)}/result.json"))
 
+    def owner_of_workspace(self, name: str) -> int:
+        """The attempt that has claimed the workspace."""
+        return int(self.files.read(f"{self.workspace(name)}/ATTEMPT"))
+
+    def files_of(self, name: str, folder: str) -> dict[str, str]:
+        """Relative path → SHA-256 of every file below a folder of the workspace."""
+        root = f"{MOUNT}/{self.workspace(name)}/{folder}"
+        text = self.cluster.run("exec", FILES_POD, "--", "python3", "-c", _DIGESTS.format(root))
+        found: dict[str, str] = json.loads(text)
+        return found
+
+    def named_pod(self, name: str) -> Object:
+        """A pod by its name."""
+        found = self.cluster.get("pod", name)
+        if found is None:
+            raise ClusterError(f"pod {name} does not exist")
+        return found
+
     def events(self, name: str) -> list[Object]:
         """Kubernetes events about the RLHFJob."""
         items = json.loads(self.cluster.run("get", "events.events.k8s.io", "-o", "json"))["items"]
@@ -196,7 +222,7 @@ def open_space(site: Site, namespace: str, **operator_values: Any) -> Space:
     remove_namespace(cluster, wait=True)
     cluster.ensure_namespace()
     cluster.apply([claim()])
-    space = Space(site, cluster, Loader(cluster, CLAIM, site.operator_image, "files"))
+    space = Space(site, cluster, Loader(cluster, CLAIM, site.operator_image, FILES_POD))
     space.files.__enter__()
     space.files.upload(site.files, "input")
     space.install(**operator_values)

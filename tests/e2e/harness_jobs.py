@@ -30,6 +30,8 @@ def ppo_spec(site: Site, **changes: Any) -> dict[str, Any]:
         "compute": {
             "workers": 2,
             "zeroStage": 2,
+            # Threads that wait by spinning take the processor from those that work.
+            "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
             "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}},
         },
         "storage": {"claimName": CLAIM},
@@ -41,6 +43,11 @@ def ppo_spec(site: Site, **changes: Any) -> dict[str, Any]:
     if site.template is not None:
         spec["compute"]["template"] = site.template
     return merge(spec, changes)
+
+
+def one_worker(site: Site, **changes: Any) -> dict[str, Any]:
+    """The same by one worker alone: half the processes, where the number of workers is not what is tested."""
+    return merge(ppo_spec(site, compute={"workers": 1, "zeroStage": 0}), changes)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

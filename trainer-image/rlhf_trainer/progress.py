@@ -1,5 +1,6 @@
 """What a running job says: JSON lines on stdout, Prometheus metrics and its progress over HTTP. Rank 0 only."""
 
+import contextlib
 import json
 import sys
 import threading
@@ -56,8 +57,10 @@ class Reporter:
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                # Whoever asked may not have waited; a training log is no place for that.
+                with contextlib.suppress(ConnectionError):
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing: stdout is for JSON lines, and polls are many."""
