@@ -13,15 +13,16 @@ from pathlib import Path
 from testbed import addons, controlplane, host, kind, node, teardown
 from testbed import gateway as data_plane
 from testbed.binaries import require
-from testbed.errors import BedError, InvalidStateError
+from testbed.errors import BedError, InvalidStateError, NotReadyError
 from testbed.kubeapi import KubeApi, Kubectl
 from testbed.paths import Paths
 from testbed.processes import Daemons
-from testbed.progress import Progress
+from testbed.progress import Progress, wait_until
 from testbed.state import BedState, Profile, choose_ports, host_address, load
 from testbed.versions import ADDONS, CONTROL_PLANE, NODE, SYSTEM_PACKAGES
 
 _CONTROL_PLANE_DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager")
+_PATIENCE_SECONDS = 60
 _NODE_DAEMONS = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "volumes")
 
 
@@ -155,8 +156,19 @@ def _bed(state: BedState, paths: Paths, progress: Progress) -> Bed:
 def control_plane_healthy(state: BedState, paths: Paths, daemons: Daemons) -> bool:
     """Whether the control plane was started whole, runs, and answers."""
     started = state.complete or state.profile is Profile.NODE
-    running = all(daemons.running(name) for name in _CONTROL_PLANE_DAEMONS)
-    return started and running and KubeApi(state.ports.api, paths.pki).ready()
+    api = KubeApi(state.ports.api, paths.pki)
+
+    def ended() -> bool:
+        return not all(daemons.running(name) for name in _CONTROL_PLANE_DAEMONS)
+
+    if not started or ended():
+        return False
+    try:
+        # A busy machine answers late: that alone is no reason to take down what others are using.
+        wait_until("an answer of the API server", lambda: api.ready() or ended(), _PATIENCE_SECONDS)
+    except NotReadyError:
+        return False
+    return not ended()
 
 
 def node_healthy(state: BedState, daemons: Daemons) -> bool:
