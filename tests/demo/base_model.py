@@ -44,7 +44,7 @@ class Recipe:
     """Longest prompt and answer together; what is longer is cut at its end."""
     batch: int = 16
     steps: int = 320
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     seed: int = 3
 
 

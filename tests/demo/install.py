@@ -83,4 +83,5 @@ def served_namespaces(cluster: Cluster) -> list[str]:
     if not any(release["name"] == RELEASE for release in releases):
         return []
     values = json.loads(cluster.run_helm("get", "values", RELEASE, *_TARGET, "--output", "json")) or {}
-    return [str(name) for name in values.get("namespaces", [])]
+    # A Role can't be made in a namespace that somebody has deleted since.
+    return [str(name) for name in values.get("namespaces", []) if cluster.get("namespace", name)]
