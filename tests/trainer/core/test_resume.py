@@ -133,7 +133,11 @@ def test_a_finished_plan_is_not_trained_again(world: Callable[..., World]) -> No
 def test_a_warm_start_goes_on_where_it_was_killed(world: Callable[..., World], tmp_path: Path) -> None:
     demonstrations = tmp_path / "demonstrations.jsonl"
     demonstrations.write_text(
-        "".join(f'{{"prompt": "{a} {b}", "response": "{b} {a} good"}}\n' for a in ("order", "late") for b in ("yes", "no", "bad"))
+        "".join(
+            f'{{"prompt": "{a} {b}", "response": "{b} {a} good"}}\n'
+            for a in ("order", "late")
+            for b in ("yes", "no", "bad")
+        )
     )
     made = world(
         training={"steps": 2},

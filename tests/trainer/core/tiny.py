@@ -23,12 +23,15 @@ WORDS = ["please", "thanks", "order", "late", "sorry", "refund", "soon", "help",
 PROMPTS = [f"{first} {second} {third}" for first in WORDS[2:6] for second in WORDS[6:9] for third in WORDS[9:12]]
 
 
-def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """One token per word, and nothing else but the two special ones."""
-    vocabulary = {"<eos>": 0, "<unk>": 1, **{word: place + 2 for place, word in enumerate(words)}}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+def make_tokenizer(words: list[str], unknown: bool = True) -> PreTrainedTokenizerFast:
+    """One token per word behind the end token, with or without a token for unknown words."""
+    special = ["<eos>", "<unk>"] if unknown else ["<eos>"]
+    vocabulary = {word: place for place, word in enumerate([*special, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special[-1]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>", pad_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>", unk_token="<unk>" if unknown else None
+    )
 
 
 def make_base(directory: Path, seed: int = 0, width: int = 32, layers: int = 2) -> Path:

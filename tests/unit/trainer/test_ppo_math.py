@@ -104,7 +104,9 @@ def test_losses_of_the_parts_add_up_to_the_loss_of_the_whole(cut: int, seed: int
     mask = (torch.rand(8, 5, generator=generator) < 0.7).float()
     tokens = mask.sum()
     whole = policy_loss(new, old, advantages, mask, 0.2, 0.2, tokens).loss
-    parts = [policy_loss(new[r], old[r], advantages[r], mask[r], 0.2, 0.2, tokens).loss for r in (slice(cut), slice(cut, 8))]
+    parts = [
+        policy_loss(new[r], old[r], advantages[r], mask[r], 0.2, 0.2, tokens).loss for r in (slice(cut), slice(cut, 8))
+    ]
     torch.testing.assert_close(sum(parts), whole)
 
 

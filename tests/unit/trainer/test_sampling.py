@@ -55,7 +55,9 @@ def test_every_epoch_has_every_row_once_wherever_reading_starts(rows: int, seed:
     order = DataOrder(rows, seed, "prompts")
     epoch = order.rows(rows * 3, rows)
     assert sorted(epoch) == list(range(rows))
-    assert DataOrder(rows, seed, "prompts").rows(start, count) == [order.at(place) for place in range(start, start + count)]
+    assert DataOrder(rows, seed, "prompts").rows(start, count) == [
+        order.at(place) for place in range(start, start + count)
+    ]
 
 
 def test_epochs_are_shuffled_apart() -> None:
