@@ -17,7 +17,8 @@ from rlhf_operator.common.resources import Resource
 from rlhf_operator.errors import ApiError, Fenced, KubeError, TimedOut, Unreachable, api_error
 from rlhf_operator.kube.credentials import Credentials
 
-PAGE_LIMIT = 500
+# Decoded pages are what memory peaks at, and the heap does not shrink to what is kept of them.
+PAGE_LIMIT = 100
 _ANSWER_LIMIT_BYTES = 256 << 20
 _WATCH_LINE_LIMIT_BYTES = 16 << 20
 _RETRIED = frozenset({429, 502, 503, 504})

@@ -57,6 +57,7 @@ class Reflector:
         on_change: OnChange,
         on_state: Callable[[Reflector], None],
         times: WatchTimes,
+        one_page: asyncio.Semaphore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.resource = store.resource
@@ -71,6 +72,7 @@ class Reflector:
         self._on_change = on_change
         self._on_state = on_state
         self._times = times
+        self._one_page = one_page
         self._clock = clock
         self._heard_at = clock()
         self._failures = 0
@@ -124,16 +126,16 @@ class Reflector:
         listed: set[ObjectKey] = set()
         token: str | None = None
         while True:
-            page = await self._client.list_page(self.resource, self.namespace, self._selector, token)
-            self._heard_at = self._clock()
-            for item in page.get("items") or ():
-                metadata = item["metadata"]
-                listed.add((metadata.get("namespace") or "", metadata["name"]))
-                self._take(item)
-            token = page["metadata"].get("continue")
+            # One page of all the reflectors' at a time: a decoded page is many times its size on the wire.
+            async with self._one_page:
+                page = await self._client.list_page(self.resource, self.namespace, self._selector, token)
+                self._heard_at = self._clock()
+                listed |= self._take_page(page)
+                version: str = page["metadata"]["resourceVersion"]
+                token = page["metadata"].get("continue")
+                del page
             if not token:
                 break
-        version: str = page["metadata"]["resourceVersion"]
         for key in self._store.missing_from(listed, int(version), self.namespace):
             known = self._store.entry(key)
             if known is not None and self._store.remove(key, known.uid) is not None:
@@ -142,6 +144,18 @@ class Reflector:
         self._failures = 0
         self._set(WatchState.WATCHING, "")
         return version
+
+    def _take_page(self, page: dict[str, Any]) -> set[ObjectKey]:
+        items = page.get("items") or []
+        listed = set()
+        items.reverse()
+        while items:
+            # Taken from the list as it is encoded, so that a page is never held twice.
+            item = items.pop()
+            metadata = item["metadata"]
+            listed.add((metadata.get("namespace") or "", metadata["name"]))
+            self._take(item)
+        return listed
 
     async def _watch(self, version: str) -> str:
         """Follow one watch to its end; returns the version to go on from."""

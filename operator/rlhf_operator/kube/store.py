@@ -115,7 +115,7 @@ class Store:
         obj.setdefault("kind", self.resource.kind)
         fields = metadata.pop("managedFields", None)
         if fields:
-            ours = [f for f in fields if f.get("manager") == FIELD_MANAGER and not f.get("subresource")]
+            ours = [_slim(f) for f in fields if f.get("manager") == FIELD_MANAGER and not f.get("subresource")]
             if ours:
                 metadata["managedFields"] = ours
         labels = metadata.get("labels") or {}
@@ -158,10 +158,25 @@ def decode(entry: Entry) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class OwnFields:
-    """One entry of ours in managedFields: `fieldsV1`, and whether an apply made it or the creation did."""
+    """One entry of ours in managedFields: `fieldsV1`, and whether an apply made it or the creation did.
+
+    A creation's are only those that were sent: the server puts its defaults down to the creator too.
+    """
 
     fields: Mapping[str, Any]
     applied: bool
+
+
+# Subtrees that the server adds no defaults to.
+_UNDEFAULTED = ("f:data", "f:binaryData", "f:metadata")
+
+
+def _slim(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry of managedFields with what is asked of it; a Job's creation alone has 4 KB of fields."""
+    operation, fields = entry.get("operation"), entry.get("fieldsV1") or {}
+    if operation != "Apply":
+        fields = {name: fields[name] for name in _UNDEFAULTED if name in fields}
+    return {"operation": operation, "fieldsV1": fields}
 
 
 def own_fields(entry: Entry) -> list[OwnFields]:

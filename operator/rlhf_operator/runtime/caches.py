@@ -31,6 +31,7 @@ class Caches:
             phases[controller.resource] = controller.phase
             for child in (Child(controller.resource, selector=None), *controller.children):
                 watched[child.resource] = _both(watched.get(child.resource), child)
+        one_page = asyncio.Semaphore(1)
         self.stores = {resource: Store(resource, phases.get(resource)) for resource in watched}
         self.reflectors = [
             Reflector(
@@ -42,6 +43,7 @@ class Caches:
                 on_change=on_change,
                 on_state=on_state,
                 times=times,
+                one_page=one_page,
             )
             for resource, child in watched.items()
             for namespace in ((namespaces or (None,)) if resource.namespaced else (None,))

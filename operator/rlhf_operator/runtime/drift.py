@@ -9,9 +9,6 @@ import orjson
 
 from rlhf_operator.kube.store import OwnFields
 
-# Subtrees that the server adds nothing to.
-_UNDEFAULTED = ("f:data", "f:binaryData", "f:metadata")
-
 
 def is_applied(manifest: Mapping[str, Any], live: Mapping[str, Any], own: Sequence[OwnFields]) -> bool:
     """Whether live holds every value of the manifest, and no field that we once set and no longer want.
@@ -20,17 +17,12 @@ def is_applied(manifest: Mapping[str, Any], live: Mapping[str, Any], own: Sequen
     """
     if not own or not holds(live, manifest):
         return False
-    return all(wants(manifest, entry.fields if entry.applied else _as_sent(entry.fields)) for entry in own)
+    return all(wants(manifest, entry.fields) for entry in own)
 
 
 def drops_fields(manifest: Mapping[str, Any], own: Sequence[OwnFields]) -> bool:
     """Whether the manifest lacks something that we set by creating the object: an apply alone would leave it there."""
-    return any(not entry.applied and not wants(manifest, _as_sent(entry.fields)) for entry in own)
-
-
-def _as_sent(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the creator of an object owns, without the defaults that the server put down to its account."""
-    return {name: below for name, below in fields.items() if name in _UNDEFAULTED}
+    return any(not entry.applied and not wants(manifest, entry.fields) for entry in own)
 
 
 def holds(live: Any, wanted: Any) -> bool:

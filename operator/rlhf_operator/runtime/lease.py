@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -48,10 +48,17 @@ class Elector:
     The client must be one of its own: a thousand writes in front of a renewal would be what loses the Lease.
     """
 
-    def __init__(self, client: KubeClient, config: LeaseConfig, clock: Callable[[], float] = boot_seconds) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        config: LeaseConfig,
+        clock: Callable[[], float] = boot_seconds,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._client = client
         self._config = config
         self._clock = clock
+        self._sleep = sleep
         self._lease: dict[str, Any] | None = None
         self._renewed_at = float("-inf")
         self._seen: tuple[object, object, object] | None = None
@@ -73,12 +80,12 @@ class Elector:
                         return
             except (KubeError, TimeoutError) as error:
                 logger.warning("Lease %s/%s: %s", self._config.namespace, self._config.name, error or "no answer")
-            await asyncio.sleep(self._until_next_look())
+            await self._sleep(self._until_next_look())
 
     async def hold(self) -> None:
         """Renew until that fails. Raises LeadershipLost, always."""
         while True:
-            await asyncio.sleep(self._config.retry)
+            await self._sleep(self._config.retry)
             try:
                 async with asyncio.timeout(max(0.0, self._renewed_at + self._config.renew_deadline - self._clock())):
                     await self._renew()

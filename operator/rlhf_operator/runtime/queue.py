@@ -61,9 +61,12 @@ class KeyedQueue(Generic[K]):
             self._waiters.append(waiter)
             try:
                 await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            except asyncio.CancelledError:
+                self._waiters.remove(waiter)
+                # The wake-up that this worker got must reach another.
+                self._wake()
+                raise
+            self._waiters.remove(waiter)
         return None
 
     def done(self, key: K, wake_after: float | None = None) -> None:
