@@ -38,7 +38,7 @@ def everything(namespace: str, voice: Voice) -> Place:
     """A running cluster with the operator in it and the namespace made. Raises BedError, ClusterError."""
     voice.step("a Kubernetes cluster (the first time its parts are downloaded or built, which takes minutes)")
     progress = Progress()
-    bed = testbed.ensure(testbed.Profile.NODE, progress)
+    bed = testbed.ensure(testbed.Profile.NODE, progress, gateway=False)
     helm = require(["helm"], bed.paths, progress)["helm"]
     cluster = Cluster(bed.kubectl_binary, helm, bed.kubeconfig, namespace)
     voice.say(f"kubeconfig: {bed.kubeconfig}")

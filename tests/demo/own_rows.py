@@ -132,6 +132,7 @@ def manifests(columns: Columns, bounds: tuple[int, int]) -> list[dict[str, Any]]
         "compute": {
             "workers": 2,
             "zeroStage": 2,
+            "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
             "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
         },
         "storage": {"claimName": CLAIM},

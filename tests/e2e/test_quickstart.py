@@ -26,7 +26,7 @@ DIGEST = re.compile(r"^artifact  (sha256:[0-9a-f]{64})$", re.MULTILINE)
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """The bed, for a look at what the demo left; its objects go away afterwards."""
-    bed = testbed.ensure(testbed.Profile.NODE, Progress())
+    bed = testbed.ensure(testbed.Profile.NODE, Progress(), gateway=False)
     helm = require(["helm"], bed.paths, Progress())["helm"]
     found = Cluster(bed.kubectl_binary, helm, bed.kubeconfig, NAMESPACE)
     yield found
