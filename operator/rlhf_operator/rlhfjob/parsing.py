@@ -78,8 +78,14 @@ def pod_view(pod: Manifest) -> PodView:
         exit_reason=ended.get("reason", ""),
         finished_at=parse_time(ended.get("finishedAt")),
         termination_message=ended.get("message", ""),
+        busy=_busy(status),
         deleting_since=parse_time(meta.get("deletionTimestamp")),
     )
+
+
+def _busy(status: Mapping[str, Any]) -> bool:
+    statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return any((container.get("state") or {}).get("running") for container in statuses)
 
 
 def claim_view(claim: Manifest) -> ClaimView:

@@ -49,6 +49,8 @@ class PodView:
     """The kubelet's reason for its end: Completed, Error, OOMKilled."""
     finished_at: datetime | None = None
     termination_message: str = ""
+    busy: bool = False
+    """Whether any container of it, ours or a sidecar, still runs. The phase lags behind by a moment."""
     deleting_since: datetime | None = None
     """deletionTimestamp: the end of the grace period that the deletion gave."""
 
@@ -95,9 +97,9 @@ class JobView:
 
     @property
     def lingers(self) -> bool:
-        """Whether something keeps it from finishing: pods that run on, a queue. Terminal pods finish by themselves."""
-        terminal = bool(self.pods) and all(pod.phase in ("Succeeded", "Failed") for pod in self.pods)
-        return not self.finished and not self.deleting and not terminal
+        """Whether something keeps it from finishing: pods that run on, a queue. Ended pods finish by themselves."""
+        ending = bool(self.pods) and all(pod.ended and not pod.busy for pod in self.pods)
+        return not self.finished and not self.deleting and not ending
 
     @property
     def root_pod(self) -> PodView | None:

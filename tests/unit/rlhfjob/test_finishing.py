@@ -169,9 +169,15 @@ def test_a_finished_job_writes_nothing_more() -> None:
 
 
 def test_a_finished_job_frees_its_name_and_what_still_runs() -> None:
-    sidecar = job(1, pod(0, exit_code=0), pod(1, exit_code=0))
+    sidecar = job(1, pod(0, exit_code=0, busy=True), pod(1, exit_code=0, busy=True))
     plan = reconcile(finished(service_uid="service", attempts=(sidecar,)), NOW)
     assert [each.uid for each in plan.delete] == ["job-1", "service"]
+
+
+def test_a_job_whose_pods_have_just_ended_is_kept_for_its_logs() -> None:
+    # Nothing runs any more; the kubelet says Running until it has torn the pod down.
+    just_ended = job(1, pod(0, exit_code=0), pod(1, exit_code=0))
+    assert reconcile(finished(attempts=(just_ended,)), NOW).delete == ()
 
 
 def test_a_finished_job_observes_what_may_still_change() -> None:
