@@ -7,7 +7,7 @@ ranks and micro-batches, never averaged.
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ class ZeroEngine(Engine):
 
     def keep_replica(self, replica: nn.Module) -> None:
         """Use this unpartitioned module of the same shape for `whole`."""
-        self._replica = replica.to(self._group.device).eval()
+        self._replica = replica.to(self._group.device, next(self.module.parameters()).dtype).eval()
 
     def _whole_replica(self) -> nn.Module:
         if self._replica is None:
@@ -341,12 +341,20 @@ def _deepspeed_types() -> list[Any]:
     return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address, Namespace]
 
 
-def reference_engine(module: nn.Module, group: Group, compute: PlanCompute) -> Any:
-    """Return a frozen model to call: partitioned like the policy under stage 3, whole on every rank otherwise."""
+def reference_engine(module: nn.Module, group: Group, compute: PlanCompute) -> Callable[..., Any]:
+    """Return a frozen model to call, computed in the policy's precision, or KL would show the rounding.
+
+    Partitioned like the policy under stage 3, whole on every rank otherwise.
+    """
     module.requires_grad_(False)
     module.eval()
-    if compute.zero_stage < 3:
-        return module.to(group.device)
+    low = compute.precision is Precision.BF16
+    if compute.zero_stage == 0:
+        module.to(group.device)
+        return torch.autocast(group.device.type, dtype=torch.bfloat16)(module.__call__) if low else module
+    if compute.zero_stage == 2:
+        return module.to(group.device, torch.bfloat16 if low else torch.float32)
     deepspeed = import_deepspeed()
     config = _zero_config(compute, None, 1)
-    return deepspeed.initialize(model=module, config=config, dist_init_required=False)[0]
+    engine: Callable[..., Any] = deepspeed.initialize(model=module, config=config, dist_init_required=False)[0]
+    return engine

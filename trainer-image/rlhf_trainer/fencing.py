@@ -27,19 +27,25 @@ class Workspace:
         self.attempt = attempt
         self.own = root / ATTEMPTS / str(attempt)
 
-    def claim(self) -> None:
-        """Take the workspace for this attempt. Raises Superseded when a newer one has it. Rank 0 only."""
+    def open(self) -> None:
+        """Make this attempt's folder. Raises ConfigError when the storage is not there or can't be written."""
         if not self.root.parent.is_dir():
             raise ConfigError(f"storage: {self.root.parent} is not there: is the claim mounted?", reason="NoStorage")
-        self.check()
         try:
             self.own.mkdir(parents=True, exist_ok=True)
-            write_durably(self.root / ATTEMPT_FILE, f"{self.attempt}\n".encode())
-        except PermissionError as error:
+            sync_directory(self.own.parent)
+        except OSError as error:
             raise ConfigError(
-                f"storage: the workspace {self.root} can't be written: {error}", "StorageReadOnly"
+                f"storage: the workspace {self.root} can't be written: {error}; the claim must be mounted read-write "
+                "and its files belong to the pod's user or fsGroup",
+                reason="StorageReadOnly",
             ) from error
-        sync_directory(self.own.parent)
+
+    def claim(self) -> None:
+        """Take the workspace for this attempt. Raises Superseded when a newer one has it. Rank 0 only."""
+        self.check()
+        self.open()
+        write_durably(self.root / ATTEMPT_FILE, f"{self.attempt}\n".encode())
         self.check()
 
     def owner(self) -> int:

@@ -4,6 +4,7 @@ Plain torchrun would make every failure exit code 1 and kill ranks 30 s after SI
 """
 
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from rlhf_operator.api.result import Result, TerminationMessage
 from .cgroup import memory_limit_bytes, oom_kills
 from .checkpoint import CheckpointStore
 from .distributed import Group
-from .errors import ConfigError, PeerLost, TrainerError
+from .errors import ConfigError, Interrupted, PeerLost, TrainerError
 from .fencing import Workspace, finished
 from .options import RunOptions
 from .outcome import Outcome, outcome_of, read_outcomes, root_cause
@@ -67,6 +68,8 @@ class Place:
 def launch(options: RunOptions) -> int:
     """Run this pod's ranks to their end; writes the termination message and returns the exit code."""
     kills_before = oom_kills()
+    # PID 1 has no default handlers: without this, SIGTERM would be lost until the agent listens.
+    signal.signal(signal.SIGTERM, _stop_before_start)
     plan: TrainingPlan | None = None
     try:
         plan = read_plan(options.plan)
@@ -79,6 +82,10 @@ def launch(options: RunOptions) -> int:
         if result is not None:
             outcome = Outcome(rank=0, at=datetime.now(UTC))
     return _end(plan, options, outcome, result)
+
+
+def _stop_before_start(number: int, frame: object) -> None:
+    raise Interrupted("asked to stop before the ranks were started")
 
 
 def _end(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome, result: Result | None) -> int:
@@ -142,6 +149,8 @@ def _attempt(plan: TrainingPlan, options: RunOptions, place: Place, kills_before
             # The agents' own rendezvous: a pod that never came, or pod 0's store gone.
             trouble = outcome_of(0, PeerLost(f"the workers did not come together: {error}", reason="Rendezvous"))
         finally:
+            # The agent's handler raises; from here on nothing is left to stop.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             watchdog.close()
         outcomes = read_outcomes(run_directory)
     if watchdog.stalled is not None:

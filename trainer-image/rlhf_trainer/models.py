@@ -1,5 +1,7 @@
 """The models of a run put into engines as the plan says. Single parts are in policy/ and engine.py."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ class ModelFactory:
         module = ValueModel(model.base_model, int(model.config.get_text_config().hidden_size))
         return self._engine("critic", module, self._checkpointed(model, module), optimizer, accumulation)
 
-    def reference(self, path: Path, temperature: float) -> Any:
+    def reference(self, path: Path, temperature: float) -> Callable[..., Any]:
         """Load the frozen reference model."""
         return reference_engine(self.policy(path, temperature), self.group, self.plan.compute)
 
@@ -94,6 +96,8 @@ def torch_settings(plan: TrainingPlan) -> None:
     # Standard output is for JSON lines.
     transformers.utils.logging.disable_progress_bar()
     if plan.compute.deterministic:
+        # cuBLAS is only repeatable with a workspace of its own; read when CUDA starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if plan.compute.precision is Precision.FP32:
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -55,6 +55,7 @@ def _run(options: RunOptions) -> None:
         return
     check_supported(plan, options.micro_batch_size)
     workspace = Workspace(options.workspace, options.attempt)
+    workspace.open()
     show_stacks_on_signal(workspace.own / "stacks" / f"rank-{os.environ.get('RANK', '0')}.txt")
     # Graders fork before torch starts threads and before the process group exists.
     from rlhf_scoring.scorers import build_scorers

@@ -99,6 +99,8 @@ class Session:
 
     def _data(self) -> Mapping[str, Any]:
         def encode(texts: list[str]) -> list[list[int]]:
+            # Large data takes longer to prepare than the watchdog waits for a step.
+            self._beat()
             return [self._encode(text) for text in texts]
 
         if self._group.is_main:

@@ -1,4 +1,4 @@
-"""A task small enough to be solved exactly: 7 letters and an end, at most 4 letters, a fixed reference, a known optimum.
+"""A task small enough to be solved exactly: 7 letters and an end, at most 4 of them, and a fixed reference.
 
 max over π of E_π[r] − β KL(π ‖ ref) is J* = β log E_ref[exp(r / β)], and every outcome can be enumerated.
 """
@@ -119,7 +119,7 @@ class LetterTask:
         self.beta = beta
         base = make_letters(root / "base", seed)
         plan_changes = {
-            "training": {"steps": 200, "batchSize": 128, "seed": seed},
+            "training": {"steps": 80, "batchSize": 128, "seed": seed},
             "optimizer": {"learningRate": 1e-3, "schedule": "Linear", "warmupSteps": 5, "minLearningRateRatio": 0.05},
             "generation": {"maxResponseLength": LENGTH, "truncation": {"mode": "Score"}},
             "scorers": [{"name": "table", "grader": {"regex": {"pattern": "a"}}}],

@@ -1,4 +1,4 @@
-"""One optimizer step on one fixed batch, as a rank: writes its loss, gradients and weights. Run by test_normalisation.py.
+"""One optimizer step on one fixed batch, as a rank: writes loss, gradients and weights for test_normalisation.py.
 
 python fixed_rollout.py <world directory> <output> <micro batch size> <zero stage>
 """

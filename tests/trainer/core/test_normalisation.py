@@ -40,7 +40,8 @@ def optimizer_step(root: Path, world: int, micro: int, stage: int = 0) -> dict[s
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys() and one
+    assert one.keys() == other.keys()
+    assert one
     for name in one:
         torch.testing.assert_close(
             one[name], other[name], atol=1e-5, rtol=1e-5, msg=lambda text, at=name: f"{at}: {text}"
@@ -60,7 +61,8 @@ def test_two_ranks_of_four_give_the_loss_and_gradients_of_one_of_eight(whole: tu
     two = optimizer_step(root, 2, 4)
     assert two["figures"] == pytest.approx(one["figures"], abs=1e-5)
     assert_same(one["gradients"], two["gradients"])
-    assert one["figures"]["gradNorm"] > 1e-3 and one["figures"]["criticGradNorm"] > 1e-3
+    assert one["figures"]["gradNorm"] > 1e-3
+    assert one["figures"]["criticGradNorm"] > 1e-3
 
 
 def test_micro_batches_change_nothing(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -101,7 +101,8 @@ def test_sigterm_saves_exits_75_and_goes_on_with_the_same_bits(world: Callable[.
     assert first.wait() == 75, first.tail()
     message = first.message()
     assert message.failure == "Interrupted"
-    assert message.checkpoint is not None and 3 <= message.checkpoint.step < STEPS
+    assert message.checkpoint is not None
+    assert 3 <= message.checkpoint.step < STEPS
     assert "saved" in message.message
 
     finish([made.start(attempt=2, minimum=message.checkpoint.step)])
@@ -115,7 +116,8 @@ def test_too_little_grace_leaves_without_saving(world: Callable[..., World]) -> 
     run.process.send_signal(signal.SIGTERM)
     assert run.wait() == 75, run.tail()
     message = run.message()
-    assert message.failure == "Interrupted" and message.checkpoint is None
+    assert message.failure == "Interrupted"
+    assert message.checkpoint is None
 
 
 def test_a_finished_plan_is_not_trained_again(world: Callable[..., World]) -> None:

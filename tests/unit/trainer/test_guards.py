@@ -18,7 +18,9 @@ def test_a_limit_counts_only_after_as_many_steps_in_a_row_as_patience_says() -> 
     assert not guards.check(3, {"kl": 6.0})
     (found,) = guards.check(4, {"kl": 7.25})
     assert found.action is GuardAction.STOP
-    assert "7.25" in found.message and "limit 5" in found.message and "step 4" in found.message
+    assert "7.25" in found.message
+    assert "limit 5" in found.message
+    assert "step 4" in found.message
 
 
 def test_a_figure_that_is_no_number_is_seen_by_finite_and_not_by_kl() -> None:
@@ -45,4 +47,5 @@ def test_settings_that_cannot_be_read_leave_the_last_good_ones_in_force(tmp_path
     guards.check(1, {"kl": 0.0})
     settings.write_text("{")
     assert guards.check(2, {"kl": float("nan")})[0].action is GuardAction.WARN
-    assert guards.settings_error is not None and "settings.json" in guards.settings_error
+    assert guards.settings_error is not None
+    assert "settings.json" in guards.settings_error

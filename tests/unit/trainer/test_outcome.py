@@ -87,7 +87,8 @@ def test_the_success_message_fits_the_kubelet() -> None:
         engine="PlainEngine(world=1)",
     )
     message = success_message(result)
-    assert message.failure is None and len(message.encode()) <= TERMINATION_MESSAGE_BYTES
+    assert message.failure is None
+    assert len(message.encode()) <= TERMINATION_MESSAGE_BYTES
 
 
 def cgroup(root: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:

@@ -78,13 +78,15 @@ def test_a_response_that_did_not_end_is_treated_as_the_plan_says(
 ) -> None:
     combined = Combined(torch.tensor([1.0, 2.0]).double(), torch.tensor([True, True]), {})
     found, kept = judge_truncated(combined, torch.tensor([True, False]), Truncation(mode=mode, penalty=0.5))
-    assert found.tolist() == rewards and kept.tolist() == stays
+    assert found.tolist() == rewards
+    assert kept.tolist() == stays
 
 
 def test_a_missing_row_is_not_punished_for_being_cut() -> None:
     combined = Combined(torch.tensor([0.0]).double(), torch.tensor([False]), {})
     found, kept = judge_truncated(combined, torch.tensor([False]), Truncation(mode=TruncationMode.PENALTY))
-    assert found.tolist() == [0.0] and kept.tolist() == [False]
+    assert found.tolist() == [0.0]
+    assert kept.tolist() == [False]
 
 
 def test_a_missing_score_is_not_a_number_and_nothing_else_is() -> None:

@@ -33,7 +33,7 @@ def test_linear_ends_at_its_floor_and_constant_stays() -> None:
 
 
 def get(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
         found: bytes = answer.read()
         return found
 
@@ -48,7 +48,8 @@ def test_progress_and_metrics_are_served(capsys: pytest.CaptureFixture[str]) -> 
         reporter.checkpoint(CheckpointRecord(step=3, digest=DIGEST))
         progress = Progress.model_validate_json(get(port, "/progress"))
         assert (progress.step, progress.reward, progress.kl, progress.eta_seconds) == (3, 1.5, 0.25, 70.0)
-        assert progress.checkpoint_step == 3 and progress.tokens_per_second == 80.0
+        assert progress.checkpoint_step == 3
+        assert progress.tokens_per_second == 80.0
         assert len(progress.warnings) == 10
         metrics = get(port, "/metrics").decode()
         assert "rlhf_kl_per_token 0.01" in metrics

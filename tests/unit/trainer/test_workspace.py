@@ -83,7 +83,8 @@ def test_what_is_not_complete_is_ignored_and_later_removed(tmp_path: Path) -> No
     half = save(checkpoints, 10).path
     (half / COMPLETE_FILE).unlink()
     newest = checkpoints.newest()
-    assert newest is not None and newest.step == 5
+    assert newest is not None
+    assert newest.step == 5
     save(checkpoints, 15)
     assert not half.exists()
 
@@ -97,7 +98,8 @@ def test_another_plans_checkpoints_are_not_resumed(tmp_path: Path) -> None:
 def test_a_later_attempt_resumes_an_earlier_ones_checkpoint(tmp_path: Path) -> None:
     save(store(workspace(tmp_path, 1)), 5)
     newest = store(workspace(tmp_path, 2)).newest(minimum_step=5)
-    assert newest is not None and newest.path.parts[-3] == "1"
+    assert newest is not None
+    assert newest.path.parts[-3] == "1"
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "missing"])
