@@ -50,7 +50,7 @@ if [ -f "$stamp" ] && [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml 
     exit 0
 fi
 say "making .venv as uv.lock says (the first time about 6 GB are unpacked, most of it torch)"
-# The interpreter is named, so that uv never tries to download one.
-UV_PYTHON_DOWNLOADS=never "$uv" sync --frozen --python "$python" >&2
+# The interpreter is named, so that uv never tries to download one; the system's certificates know a proxy's authority.
+UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 "$uv" sync --frozen --python "$python" >&2
 touch "$stamp"
 say "done: $(.venv/bin/python --version) in .venv"
