@@ -338,7 +338,7 @@ def test_not_all_workers_within_the_startup_timeout_is_told_in_the_schedulers_wo
 
 def test_a_sidecar_keeps_no_attempt_from_being_over() -> None:
     said = verdict()
-    sidecar = pod(0, exit_code=0, termination_message=said.encode().decode())
+    sidecar = pod(0, exit_code=0, busy=True, termination_message=said.encode().decode())
     view = running(attempts=(job(1, sidecar, pod(1, exit_code=0), verdict=said),))
     plan = reconcile(view, NOW)
     assert plan.status is not None
