@@ -61,7 +61,6 @@ def open_named(site: Site, request: pytest.FixtureRequest) -> Iterator[OpenSpace
     for space in opened:
         if getattr(request.node, "failed_call", False):
             for job in space.cluster.objects("rlhfjobs"):
-                request.node.add_report_section("teardown", "cluster", space.tell(job["metadata"]["name"]))
                 print(space.tell(job["metadata"]["name"]))
         remove_namespace(space.cluster, wait=False)
 

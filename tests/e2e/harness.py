@@ -198,13 +198,8 @@ class Space:
 
     def tell(self, name: str) -> str:
         """Everything that a person would look at: status, events, pods with their logs, the operator's last lines."""
-        parts = []
-        for arguments in (
-            ("get", "rlhfjob", name, "-o", "jsonpath={.status}"),
-            ("get", "jobs,pods", "-o", "wide"),
-            ("events",),
-        ):
-            parts.append(self._try(*arguments)[-6000:])
+        asked = (("get", "rlhfjob", name, "-o", "jsonpath={.status}"), ("get", "jobs,pods", "-o", "wide"), ("events",))
+        parts = [self._try(*arguments)[-6000:] for arguments in asked]
         parts.append(self.cluster.tell(f"rlhf.dev/job={name}"))
         parts.append(self._try("logs", "-l", OPERATOR_PODS, "--tail=15")[-4000:])
         return "\n---\n".join(parts)
