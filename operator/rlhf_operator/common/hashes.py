@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Any
 
 
 def sha256_of(data: bytes) -> str:
     """Return `sha256:` and 64 hex digits."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a value: sorted keys, no white space."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def short(digest: str) -> str:

@@ -7,8 +7,6 @@ class Reason(StrEnum):
     """Why a condition has its status."""
 
     # Every kind.
-    RECONCILING = "Reconciling"
-    READY = "Ready"
     NOT_SUPPORTED_YET = "NotSupportedYet"
     INVALID_SPEC = "InvalidSpec"
     TEMPLATE_INVALID = "TemplateInvalid"
@@ -44,12 +42,10 @@ class Reason(StrEnum):
     KUEUE_NOT_RESPONDING = "KueueNotResponding"
 
     # Running.
-    PENDING = "Pending"
     STARTING = "Starting"
     RUNNING = "Running"
     GUARD_WARNING = "GuardWarning"
     NOT_RUNNING = "NotRunning"
-    GANG_NOT_SCHEDULED = "GangNotScheduled"
     BACK_OFF = "BackOff"
     COLLECTING = "CollectingResult"
     RESTARTING = "Restarting"
@@ -77,7 +73,5 @@ class Reason(StrEnum):
     GUARD_STOPPED = "GuardStopped"
     OUT_OF_MEMORY = "OutOfMemory"
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
-    RESULT_UNKNOWN = "ResultUnknown"
-    EXPIRED = "Expired"
     ATTEMPT_FAILED = "AttemptFailed"
     ATTEMPT_STARTED = "AttemptStarted"

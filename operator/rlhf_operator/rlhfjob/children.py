@@ -263,20 +263,23 @@ def _one_shot(
         "spec": {
             "backoffLimit": backoff_limit,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": [_exit_rule("FailJob", ExitCode.CONFIG)]},
+            "podFailurePolicy": {"rules": [_exit_rule("FailJob", ExitCode.CONFIG), _disrupted("Ignore")]},
             "template": template,
         },
     }
 
 
 def _failure_rules() -> list[dict[str, Any]]:
-    disruption = {"type": "DisruptionTarget", "status": "True"}
     return [
         *(_exit_rule("FailJob", code) for code in FAIL_FAST),
-        {"action": "FailJob", "onPodConditions": [disruption]},
+        _disrupted("FailJob"),
         # Kueue stops pods by suspending the Job: that must not count against backoffLimit 0.
         _exit_rule("Ignore", ExitCode.INTERRUPTED),
     ]
+
+
+def _disrupted(action: str) -> dict[str, Any]:
+    return {"action": action, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
 def _exit_rule(action: str, code: ExitCode) -> dict[str, Any]:

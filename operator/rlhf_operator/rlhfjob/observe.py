@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,7 +19,6 @@ from rlhf_operator.common.intents import Manifest, OperatorDefaults
 from rlhf_operator.common.names import Owner
 from rlhf_operator.common.reader import Reader, ReadFailed, TemplateRejected
 from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, SECRETS, SERVICES, WORKLOADS, Resource
-from rlhf_operator.common.times import parse_time
 
 from . import children, progress, startup
 from .ledger import SUCCEEDED, ledger_of
@@ -65,7 +64,6 @@ def _cached(obj: Manifest, reader: Reader, defaults: OperatorDefaults) -> Observ
     return Observed(
         owner=owner,
         generation=meta.get("generation", 0),
-        created_at=parse_time(meta.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC),
         spec=spec,
         spec_problem=problem,
         status=_status(obj),
@@ -78,7 +76,6 @@ def _cached(obj: Manifest, reader: Reader, defaults: OperatorDefaults) -> Observ
         claim=claim,
         service_uid=_uid_of_ours(service, uid),
         workload=workload_view(workloads[-1]) if workloads else None,
-        workloads_known=_has_kueue(reader),
     )
 
 

@@ -44,7 +44,6 @@ def job_view(job: Manifest, pods: Sequence[Manifest]) -> JobView:
         failed=failed is not None,
         failed_reason=(failed or {}).get("reason", ""),
         failed_message=(failed or {}).get("message", ""),
-        ready=status.get("ready") or 0,
         pods=views,
         workers=spec.get("completions") or 1,
         micro_batch_size=_integer((meta.get("annotations") or {}).get(MICRO_BATCH_ANNOTATION)),
@@ -76,7 +75,6 @@ def pod_view(pod: Manifest) -> PodView:
         started=bool(state.get("running")) or bool(ended) or bool(container.get("started")),
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason", ""),
-        finished_at=parse_time(ended.get("finishedAt")),
         termination_message=ended.get("message", ""),
         busy=_busy(status),
         deleting_since=parse_time(meta.get("deletionTimestamp")),
@@ -109,8 +107,6 @@ def workload_view(workload: Manifest) -> WorkloadView:
     words = quota.get("message", "") if quota.get("status") != "True" else ""
     return WorkloadView(
         name=workload["metadata"]["name"],
-        quota_reserved=quota.get("status") == "True",
-        admitted=_condition(status, "Admitted") is not None,
         evicted=evicted.get("reason", "Evicted") if evicted is not None else None,
         message=cut(words or (evicted or {}).get("message", ""), WORDS),
     )

@@ -51,9 +51,7 @@ def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datet
         return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, delete=again, plan=observed.plan)
     end = ending(job, None, now)
     words = end.message if isinstance(end, Failure) else job.failed_message
-    message = (
-        f"publishing failed {children.PUBLISH_RETRIES + 1} times, last: {words}. The trained policy is in the workspace"
-    )
+    message = f"publishing failed: {words}. Training is done: the same job, created again, goes on from its workspace"
     return Decision(Phase.FAILED, Reason.PUBLISH_FAILED, message, ledger, delete=left, plan=observed.plan)
 
 

@@ -47,7 +47,6 @@ class PodView:
     """Of the container `trainer`; None while it has not ended."""
     exit_reason: str = ""
     """The kubelet's reason for its end: Completed, Error, OOMKilled."""
-    finished_at: datetime | None = None
     termination_message: str = ""
     busy: bool = False
     """Whether any container of it, ours or a sidecar, still runs. The phase lags behind by a moment."""
@@ -82,7 +81,6 @@ class JobView:
     failed: bool = False
     failed_reason: str = ""
     failed_message: str = ""
-    ready: int = 0
     pods: tuple[PodView, ...] = ()
     workers: int = 1
     micro_batch_size: int | None = None
@@ -126,8 +124,6 @@ class WorkloadView:
     """Kueue's Workload of an attempt."""
 
     name: str
-    quota_reserved: bool = False
-    admitted: bool = False
     evicted: str | None = None
     """Reason of a True Evicted condition, for example Preempted."""
     message: str = ""
@@ -194,7 +190,6 @@ class Observed:
 
     owner: Owner
     generation: int
-    created_at: datetime
     spec: RLHFJobSpec | None
     status: RLHFJobStatus
     defaults: OperatorDefaults
@@ -212,8 +207,6 @@ class Observed:
     """Our own storage claim."""
     service_uid: str | None = None
     workload: WorkloadView | None = None
-    workloads_known: bool = False
-    """Whether Kueue's API is there and its cache is filled."""
     progress: Progress | None = None
     template_problem: str | None = None
     """The API server's words about the rendered Job, when a dry run refused it."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rlhf_operator.common.conditions import FALSE, TRUE, Condition, as_recorded, cut, is_true, merge
-from rlhf_operator.common.hashes import canonical_json, sha256_of, short
+from rlhf_operator.common.hashes import sha256_of, short
 from rlhf_operator.common.names import Owner, metadata
 from rlhf_operator.common.times import for_people, format_time, parse_time
 
@@ -67,5 +67,4 @@ def test_a_child_says_whose_it_is_unless_it_outlives_its_owner() -> None:
 
 
 def test_digests() -> None:
-    assert canonical_json({"b": 1, "a": "ä"}) == '{"a":"ä","b":1}'
     assert short(sha256_of(b"")) == "e3b0c44298fc"

@@ -69,7 +69,6 @@ def observed(spec: RLHFJobSpec | None = None, **changes: Any) -> Observed:
     first = Observed(
         owner=OWNER,
         generation=1,
-        created_at=NOW,
         spec=spec or spec_of(),
         status=RLHFJobStatus(),
         defaults=DEFAULTS,
@@ -120,7 +119,7 @@ def pod(index: int = 0, **fields: Any) -> PodView:
 def dead(index: int, code: int, message: str = "", **fields: Any) -> PodView:
     """A pod whose trainer has exited."""
     phase = "Failed" if code else "Succeeded"
-    return pod(index, phase=phase, exit_code=code, termination_message=message, finished_at=NOW, **fields)
+    return pod(index, phase=phase, exit_code=code, termination_message=message, **fields)
 
 
 def job(number: int = 1, *pods: PodView, **fields: Any) -> JobView:
