@@ -1,8 +1,11 @@
 """`python -m rlhf_trainer launch | run | collect | publish`. Each command imports only what it needs."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+
+from rlhf_operator.api.exitcodes import ExitCode
 
 from .options import RunOptions, add_run_options
 
@@ -28,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     match arguments.command:
         case "launch":
+            # PID 1 has no default handlers, and the imports take seconds.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.INTERRUPTED))
             from .launch import launch
 
             return launch(RunOptions.of(arguments))

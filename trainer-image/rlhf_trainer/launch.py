@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from rlhf_operator.api.result import Result, TerminationMessage
 from .cgroup import memory_limit_bytes, oom_kills
 from .checkpoint import CheckpointStore
 from .distributed import Group
-from .errors import ConfigError, Interrupted, PeerLost, TrainerError
+from .errors import ConfigError, Crash, Interrupted, PeerLost, TrainerError
 from .fencing import Workspace, finished
 from .options import RunOptions
 from .outcome import Outcome, outcome_of, read_outcomes, root_cause
@@ -71,16 +72,21 @@ def launch(options: RunOptions) -> int:
     # PID 1 has no default handlers: without this, SIGTERM would be lost until the agent listens.
     signal.signal(signal.SIGTERM, _stop_before_start)
     plan: TrainingPlan | None = None
+    result: Result | None = None
     try:
         plan = read_plan(options.plan)
+        outcome = Outcome(rank=0, at=datetime.now(UTC))
         if (result := finished(options.workspace, plan)) is None:
-            outcome = _attempt(plan, options, Place.from_environment(os.environ), kills_before)
+            place = Place.from_environment(os.environ)
+            outcome = _attempt(plan, options, place, kills_before)
             result = finished(options.workspace, plan)
-    except TrainerError as error:
-        outcome, result = outcome_of(0, error), None
-    else:
-        if result is not None:
-            outcome = Outcome(rank=0, at=datetime.now(UTC))
+            if result is None and place.index == 0 and outcome.failure is None:
+                raise Crash("every rank ended well, but there is no result.json", reason="NoResult")
+    except Exception as error:
+        print(traceback.format_exc(), file=sys.stderr, flush=True)
+        outcome = outcome_of(0, error)
+    if result is not None:
+        outcome = Outcome(rank=0, at=datetime.now(UTC))
     return _end(plan, options, outcome, result)
 
 
@@ -115,7 +121,8 @@ def _failure(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome) -
     return TerminationMessage(
         plan_digest=plan.digest() if plan is not None else "sha256:" + "0" * 64,
         attempt=options.attempt,
-        failure=outcome.failure or FailureClass.CRASH,
+        # A worker other than the first may end well before it sees the result: that one is pod 0's to tell.
+        failure=outcome.failure,
         reason=outcome.reason,
         message=outcome.message,
         step=checkpoint.step if checkpoint is not None else None,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .signals import STACK_SIGNAL
+from .signals import STACK_SIGNAL, grace_seconds
 
 _PERIOD_SECONDS = 0.5
 # Long enough for the ranks of other pods, which stall with ours, to have their stacks written too.
@@ -102,13 +102,14 @@ def child_ranks() -> list[int]:
 def orphan_reaper(is_init: bool | None = None) -> Callable[[], None]:
     """Return what collects ended processes that were handed to PID 1, and only those.
 
-    A child that the agent started is left alone: its exit code is the agent's to read. An orphan shows as a zombie
-    child that we never started: the agent's own are collected by the agent within moments, so what is still there on
-    the second look is nobody's.
+    A child that the agent started is left alone: its exit code is the agent's to read. What is still a zombie when the
+    agent must have read it is nobody's: an orphan that was handed to us.
     """
     if not (os.getpid() == 1 if is_init is None else is_init):
         return lambda: None
     seen: dict[int, int] = {}
+    # The agent collects its own children within a tenth of a second, except while it waits for a slow shutdown.
+    patience = grace_seconds() + 60.0
 
     def reap() -> None:
         own = os.getpid()
@@ -120,17 +121,13 @@ def orphan_reaper(is_init: bool | None = None) -> Callable[[], None]:
                     zombies.add(int(path.name))
         for pid in zombies:
             seen[pid] = seen.get(pid, 0) + 1
-            if seen[pid] > _LOOKS_BEFORE_REAPING:
+            if seen[pid] * _PERIOD_SECONDS > patience:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
         for pid in set(seen) - zombies:
             del seen[pid]
 
     return reap
-
-
-# The agent polls its children every 0.1 s, except while it waits for a slow shutdown.
-_LOOKS_BEFORE_REAPING = 60
 
 
 def _stat(pid: int) -> list[str] | None:
