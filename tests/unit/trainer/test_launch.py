@@ -86,7 +86,7 @@ def test_a_name_that_never_resolves_is_named() -> None:
 
 def test_the_reaper_takes_what_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "grace_seconds", lambda: -60.0)
-    pid = subprocess.Popen([sys.executable, "-c", ""]).pid
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
     reap = watchdog.orphan_reaper(is_init=True)
     deadline = time.monotonic() + 30
     while Path(f"/proc/{pid}").exists():
