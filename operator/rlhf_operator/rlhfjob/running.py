@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from rlhf_operator.api.exitcodes import FailureClass
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.conditions import TRUE, find
-from rlhf_operator.common.intents import Delete
+from rlhf_operator.common.intents import Delete, Propagation
 from rlhf_operator.common.reasons import Reason
 from rlhf_operator.common.resources import JOBS
 from rlhf_operator.common.times import for_people
@@ -78,15 +78,9 @@ def why_stop(spec: RLHFJobSpec, ledger: Ledger, now: datetime) -> tuple[Reason, 
     return (Reason.BUDGET_EXCEEDED, exceeded.message) if exceeded is not None else None
 
 
-def delete(observed: Observed, job: JobView, propagation: str) -> Delete:
+def delete(observed: Observed, job: JobView, propagation: Propagation) -> Delete:
     """Return the deletion of exactly this Job."""
-    return Delete(
-        JOBS,
-        observed.owner.namespace,
-        job.name,
-        job.uid,
-        "Foreground" if propagation == "Foreground" else "Background",
-    )
+    return Delete(JOBS, observed.owner.namespace, job.name, job.uid, propagation)
 
 
 def _queued(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobView, now: datetime) -> Decision:

@@ -289,6 +289,20 @@ def test_deleting_leaves_nothing_but_the_claim(world: World) -> None:
     assert [each["metadata"]["name"] for each in world.api.list(PVCS, world.namespace, selector)] == ["gone-storage"]
 
 
+def test_a_name_that_is_taken_is_said_and_used_when_it_is_free(world: World) -> None:
+    container = {"name": "other", "image": "other:1"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    foreign = {"metadata": {"name": "taken-train-1", "namespace": world.namespace}, "spec": {"template": template}}
+    world.api.create(JOBS, foreign)
+    world.apply("taken")
+    status = world.until("taken", lambda seen: condition(seen, "Stalled").get("status") == "True")
+    assert condition(status, "Stalled")["reason"] == "NameTaken"
+    assert "taken-train-1" in condition(status, "Stalled")["message"]
+    world.api.delete(JOBS, world.namespace, "taken-train-1")
+    world.running("taken-train-1")
+    assert condition(world.until_phase("taken", "Running"), "Stalled")["status"] == "False"
+
+
 def test_nothing_is_written_when_nothing_happens(world: World) -> None:
     world.apply("calm")
     world.running("calm-train-1")
