@@ -118,10 +118,10 @@ def test_attempt_that_was_cut_off_gives_way_and_overwrites_nothing(space: Space,
 
 
 def test_rank_that_hangs_is_found_its_stacks_kept_and_tried_again(space: Space, undisturbed: Undisturbed) -> None:
-    space.submit("ppo", ppo_spec(space.site, timeouts={"progress": "60s"}))
+    space.submit("ppo", ppo_spec(space.site, timeouts={"progress": "2m"}))
     space.checkpoint("ppo", 4)
     signal_ranks(space, space.pod("ppo", 1), "SIGSTOP")
-    job = space.until("ppo", "the end of attempt 1", lambda job: classes_of(job)[:1] != [None], 240)
+    job = space.until("ppo", "the end of attempt 1", lambda job: classes_of(job)[:1] != [None], 360)
     assert classes_of(job)[0] == "Stalled", attempts_of(job)
     assert "timeouts.progress" in attempts_of(job)[0]["reason"], attempts_of(job)
     stacks = {path: size for path, size in space.files_of("ppo", "attempts/1/stacks").items() if "rank-" in path}

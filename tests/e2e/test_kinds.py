@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.cluster import condition
+from demo.cluster import Object, condition
 from e2e.harness import Space
 from e2e.harness_jobs import one_worker
 
@@ -15,24 +15,30 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.mark.parametrize(
-    ("file", "plural", "column"),
-    [("rewardmodel.yaml", "rewardmodels", "ACCURACY"), ("policyrollout.yaml", "policyrollouts", "PHASE")],
-)
-def test_other_kind_is_stored_printed_and_left_alone(space: Space, file: str, plural: str, column: str) -> None:
-    space.cluster.run("apply", "-f", str(EXAMPLES / file))
-    stored = space.cluster.objects(plural)
-    assert stored
-    table = space.cluster.run("get", plural).decode()
-    assert column in table.splitlines()[0], table
-    assert all(item["metadata"]["name"] in table for item in stored)
+KINDS = [("rewardmodel.yaml", "rewardmodels", "ACCURACY"), ("policyrollout.yaml", "policyrollouts", "PHASE")]
+"""Example, plural, and a column that `kubectl get` prints."""
+
+
+def test_other_kinds_are_stored_printed_and_left_alone(space: Space) -> None:
+    versions = {}
+    for file, plural, column in KINDS:
+        space.cluster.run("apply", "-f", str(EXAMPLES / file))
+        table = space.cluster.run("get", plural).decode()
+        assert column in table.splitlines()[0], table
+        versions[plural] = versions_of(space.cluster.objects(plural))
+        assert versions[plural]
+        assert all(name in table for name in versions[plural])
 
     # The operator is at work: it says so of an RLHFJob that was made later.
     space.submit("later", one_worker(space.site, suspend=True))
     space.until("later", "a status", lambda job: condition(job, "Suspended"), 60)
-    again = space.cluster.objects(plural)
-    assert [item["metadata"]["resourceVersion"] for item in again] == [
-        item["metadata"]["resourceVersion"] for item in stored
-    ]
-    assert not any(item.get("status") for item in again)
-    assert space.cluster.objects("jobs") == []
+    for plural, before in versions.items():
+        now = space.cluster.objects(plural)
+        assert versions_of(now) == before
+        assert not any(each.get("status") for each in now)
+    assert space.cluster.objects("jobs.batch") == []
+
+
+def versions_of(items: list[Object]) -> dict[str, str]:
+    """Name → resourceVersion: what any write changes."""
+    return {item["metadata"]["name"]: item["metadata"]["resourceVersion"] for item in items}
