@@ -10,6 +10,7 @@ from typing import Any
 
 from testbed import containerd, host
 from testbed.controlplane import CLUSTER_DOMAIN, DNS_SERVICE_IP, NODE_NAME, POD_CIDR
+from testbed.errors import BedError
 from testbed.images import BuiltImage, ImageStore
 from testbed.kubeapi import KubeApi
 from testbed.paths import Paths
@@ -18,6 +19,7 @@ from testbed.progress import Progress, wait_until
 from testbed.state import BedState
 
 _READY_TIMEOUT_SECONDS = 120
+_SOCKET_PATH_LIMIT = 104
 
 
 def kubelet_config(paths: Paths) -> dict[str, Any]:
@@ -91,6 +93,7 @@ def start_scheduler(paths: Paths, daemons: Daemons, binary: Path) -> None:
 
 def start(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str, Path], progress: Progress) -> None:
     """Start the node's daemons and wait until the node is Ready. The control plane runs already."""
+    check_socket_path(paths)
     host.set_kernel(paths.bed / "kernel.json")
     start_scheduler(paths, daemons, binaries["kube-scheduler"])
     pause = ImageStore(paths, progress).pause(Path(shutil.which("catatonit") or "/usr/bin/catatonit"))
@@ -121,6 +124,16 @@ def start(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str
 
     wait_until("the node's readiness", ready, _READY_TIMEOUT_SECONDS, hint=str(paths.logs))
     progress.say("the node is Ready")
+
+
+def check_socket_path(paths: Paths) -> None:
+    """Raise BedError where the kernel would refuse the runtime's sockets for the length of their paths."""
+    longest = f"{paths.containerd_socket}.ttrpc"
+    if len(longest) > _SOCKET_PATH_LIMIT:
+        raise BedError(
+            f"the folder {paths.root} is too long for sockets below it ({len(longest)} of {_SOCKET_PATH_LIMIT} bytes); "
+            "set XDG_CACHE_HOME to a shorter one"
+        )
 
 
 def start_containerd(paths: Paths, daemons: Daemons, pause: BuiltImage, progress: Progress) -> None:

@@ -12,8 +12,10 @@ import pytest
 from rlhf_operator.common.podsecurity import CACHES
 from testbed import dns, monitoring
 from testbed.__main__ import main
-from testbed.errors import InvalidStateError
+from testbed.errors import BedError, InvalidStateError
 from testbed.kwok import stages
+from testbed.node import check_socket_path
+from testbed.paths import Paths
 from testbed.podenv import PodEnvironment, compose, folders_for
 from testbed.state import BedState, Ports, Profile, choose_ports, load
 from testbed.volumes import PROVISIONER, folder_to_remove, volume_for
@@ -70,6 +72,12 @@ def test_status_without_a_bed_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["status"]) == 1
     assert capsys.readouterr().out == "no bed is up\n"
+
+
+def test_a_cache_too_deep_for_sockets_is_named() -> None:
+    check_socket_path(Paths(Path("/root/.cache/rlhf-operator")))
+    with pytest.raises(BedError, match="XDG_CACHE_HOME to a shorter"):
+        check_socket_path(Paths(Path("/" + "x" * 80)))
 
 
 def _claim(**spec: Any) -> dict[str, Any]:
