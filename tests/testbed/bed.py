@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from testbed import addons, controlplane, host, kind, node, teardown
 from testbed import gateway as data_plane
 from testbed.binaries import require
 from testbed.errors import BedError, InvalidStateError, NotReadyError
+from testbed.images import ImageStore
 from testbed.kubeapi import KubeApi, Kubectl
 from testbed.paths import Paths
 from testbed.processes import Daemons
@@ -188,7 +190,11 @@ def _start_control_plane(paths: Paths, daemons: Daemons, progress: Progress) -> 
 def _add_node(state: BedState, paths: Paths, daemons: Daemons, progress: Progress) -> BedState:
     """Add the node to a running control plane. What fails halfway is found incomplete and cleaned by the next `up`."""
     host.require_packages(SYSTEM_PACKAGES, progress)
-    binaries = require((*CONTROL_PLANE, *NODE, *ADDONS), paths, progress)
+    with ThreadPoolExecutor() as pool:
+        # The first time both take minutes, and neither needs the other.
+        base = pool.submit(ImageStore(paths, progress).base)
+        binaries = require((*CONTROL_PLANE, *NODE, *ADDONS), paths, progress)
+        base.result()
     state = _saved(state.model_copy(update={"profile": Profile.NODE, "complete": False}), paths)
     progress.say("starting the node")
     node.start(paths, state, daemons, binaries, progress)

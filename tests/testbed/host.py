@@ -33,7 +33,7 @@ def require_packages(packages: Mapping[str, str], progress: Progress, root: Path
 
     Raises BedError naming the packages where there is no apt.
     """
-    missing = [name for name, path in packages.items() if not (root / path.lstrip("/")).exists()]
+    missing = [name for name, path in packages.items() if not _present(root, path)]
     if not missing:
         return
     names = " ".join(missing)
@@ -46,6 +46,14 @@ def require_packages(packages: Mapping[str, str], progress: Progress, root: Path
         run([*env, "apt-get", "install", "-y", "-q", "--no-install-recommends", *missing])
     if "containerd" in missing and Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "disable", "containerd"], capture_output=True, timeout=60, check=False)
+
+
+def _present(root: Path, path: str) -> bool:
+    """Whether the file is there, or a command of its name where another distribution keeps it."""
+    if (root / path.lstrip("/")).exists():
+        return True
+    # A plug-in is no command: `bridge` on PATH would be iproute2's.
+    return Path(path).parent.name in ("bin", "sbin") and shutil.which(Path(path).name) is not None
 
 
 @contextmanager
