@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 def test_ppo_with_two_workers_and_zero_two_completes(undisturbed: Undisturbed) -> None:
     status = undisturbed.job["status"]
     assert classes_of(undisturbed.job) == ["Succeeded"]
-    assert status["progress"]["steps"] == STEPS
+    assert (status["progress"]["step"], status["progress"]["steps"]) == (STEPS, STEPS)
     assert undisturbed.result.step == STEPS
     assert undisturbed.result.world_size == 2
     assert "stage=2, partitions=2, world=2" in undisturbed.result.engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from rlhf_operator.api.jobstatus import CheckpointStatus, RLHFJobStatus
 from rlhf_operator.api.jobstatus import Progress as ProgressStatus
@@ -15,9 +16,13 @@ def due(status: RLHFJobStatus, now: datetime, interval_seconds: float) -> bool:
     return last is None or now >= last + timedelta(seconds=interval_seconds)
 
 
-def progress_status(status: RLHFJobStatus, reading: Progress | None, now: datetime) -> ProgressStatus | None:
-    """Return the newest known figures: the reading's, or those recorded when there is none."""
+def progress_status(
+    status: RLHFJobStatus, reading: Progress | None, verdict: TerminationMessage | None, now: datetime
+) -> ProgressStatus | None:
+    """Return the newest known figures: the final ones, the reading's, or those recorded when there is neither."""
     before = status.progress
+    if verdict is not None and verdict.failure is None and verdict.step is not None:
+        return _final(before or ProgressStatus(), verdict, now)
     if reading is None:
         return before
     after = ProgressStatus(
@@ -33,6 +38,13 @@ def progress_status(status: RLHFJobStatus, reading: Progress | None, now: dateti
     if before is not None and after.model_copy(update={"updated_at": before.updated_at}) == before:
         return before
     return after
+
+
+def _final(last: ProgressStatus, verdict: TerminationMessage, now: datetime) -> ProgressStatus:
+    """The last reading is older than the end: what rank 0 said last of all stands."""
+    known: dict[str, Any] = {name: verdict.figures[name] for name in ("reward", "kl", "entropy") if name in verdict.figures}
+    update = known | {"step": verdict.step, "steps": verdict.step, "eta_seconds": 0, "updated_at": now}
+    return last.model_copy(update=update)
 
 
 def checkpoint_status(

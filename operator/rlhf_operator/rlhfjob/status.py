@@ -35,7 +35,7 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
             "plan_digest": decision.plan.digest if decision.plan is not None else before.plan_digest,
             "effective": effective(spec),
             "resolved": before.resolved or _resolved(decision),
-            "progress": progress_status(before, observed.progress, now),
+            "progress": progress_status(before, observed.progress, decision.verdict, now),
             "checkpoint": checkpoint_status(before, observed.progress, decision.verdict),
             "attempts": [_whole_seconds(record) for record in ledger.records],
             "restarts": ledger.restarts,

@@ -251,6 +251,15 @@ def test_rank_0s_word_is_success_even_when_another_pod_failed() -> None:
     assert plan.status["attempts"][-1]["class"] == "Succeeded"
 
 
+def test_the_last_words_replace_the_last_reading() -> None:
+    said = verdict(step=10, figures={"reward": 0.9, "kl": 1.5, "truncatedShare": 0.1})
+    view = running(attempts=(job(1, dead(0, 0, said.encode().decode()), dead(1, 0), verdict=said),))
+    status = reconcile(view, NOW).status
+    assert status is not None
+    shown = {name: status["progress"][name] for name in ("step", "steps", "reward", "kl", "etaSeconds")}
+    assert shown == {"step": 10, "steps": 10, "reward": 0.9, "kl": 1.5, "etaSeconds": 0}
+
+
 def test_a_complete_job_without_a_verdict_is_not_success() -> None:
     plan = reconcile(running(attempts=(job(1, complete=True),)), NOW)
     assert names(plan.create) == ["Job/assistant-collect-1"]
