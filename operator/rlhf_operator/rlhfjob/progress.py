@@ -42,7 +42,8 @@ def progress_status(
 
 def _final(last: ProgressStatus, verdict: TerminationMessage, now: datetime) -> ProgressStatus:
     """The last reading is older than the end: what rank 0 said last of all stands."""
-    known: dict[str, Any] = {name: verdict.figures[name] for name in ("reward", "kl", "entropy") if name in verdict.figures}
+    shown = ("reward", "kl", "entropy")
+    known: dict[str, Any] = {name: value for name, value in verdict.figures.items() if name in shown}
     update = known | {"step": verdict.step, "steps": verdict.step, "eta_seconds": 0, "updated_at": now}
     return last.model_copy(update=update)
 
