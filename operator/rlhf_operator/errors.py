@@ -7,16 +7,16 @@ OperatorError
 ├── LeadershipLost             the Lease went to another, or could not be renewed   exit 67
 ├── Fenced                     a write was tried without holding the Lease          (internal)
 └── KubeError                  a request to the API server failed
-├── Unreachable            no answer: refused, time-out, TLS, broken stream
-└── ApiError               an answer with a Status: code, reason, message
-├── NotFound           404
-├── Forbidden          401, 403
-├── Conflict           409 (Conflict, AlreadyExists)
-├── Gone               410: the resource version is too old
-└── Invalid            400, 422: the same request would be refused again
+    ├── Unreachable            no answer: refused, TLS, broken stream
+    │   └── TimedOut           connected, perhaps, and then silence
+    └── ApiError               an answer with a Status: code, reason, message
+        ├── NotFound           404
+        ├── Forbidden          401, 403
+        ├── Conflict           409 (Conflict, AlreadyExists)
+        ├── Gone               410: the resource version is too old
+        └── Invalid            400, 422: the same request would be refused again
 """
 
-# ruff: noqa: N818 - named after what happened, as in Kubernetes' own reasons.
 from __future__ import annotations
 
 from typing import ClassVar
