@@ -120,7 +120,7 @@ def manifests(columns: Columns, bounds: tuple[int, int]) -> list[dict[str, Any]]
             {"name": "length", "grader": {"length": length}},
         ],
         "rewards": [{"scorer": "overlap", "weight": 2.0}, {"scorer": "length", "weight": 0.5}],
-        "training": {"steps": 20, "batchSize": 64, "microBatchSize": 16, "seed": 17},
+        "training": {"steps": 15, "batchSize": 32, "microBatchSize": 8, "seed": 17},
         "optimizer": {"learningRate": 2e-4, "warmupSteps": 2},
         "generation": {"maxPromptLength": MAX_PROMPT_TOKENS, "maxResponseLength": MAX_RESPONSE_TOKENS}
         | {"truncation": {"mode": "Score"}},
@@ -137,7 +137,7 @@ def manifests(columns: Columns, bounds: tuple[int, int]) -> list[dict[str, Any]]
         },
         "storage": {"claimName": CLAIM},
         "output": {"pvc": {"claimName": CLAIM, "path": "own-rows-artifact"}},
-        "checkpoints": {"everySteps": 10, "keep": 2, "gracePeriod": "1m"},
+        "checkpoints": {"everySteps": 5, "keep": 2, "gracePeriod": "1m"},
         "guards": [{"name": "kl", "kl": {"max": 60}, "patience": 3, "action": "Stop"}],
         "evaluation": {
             "dataset": rows("evaluation.jsonl"),
@@ -145,7 +145,7 @@ def manifests(columns: Columns, bounds: tuple[int, int]) -> list[dict[str, Any]]
             # Both scorers are optimised: the figures show that the run learnt, not that it is any good.
             "allowTrainingScorer": True,
         },
-        "timeouts": {"startup": "10m", "progress": "5m"},
+        "timeouts": {"startup": "15m", "progress": "15m"},
         "maxRestarts": 2,
     }
     claim = {
