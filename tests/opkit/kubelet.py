@@ -131,7 +131,7 @@ def pods_of(api: Api, namespace: str, job: str) -> list[Object]:
     return sorted(alive, key=lambda pod: (pod["metadata"].get("annotations") or {}).get(INDEX, ""))
 
 
-def running_pods(api: Api, namespace: str, job: str, count: int, seconds: float = 30) -> list[Object]:
+def running_pods(api: Api, namespace: str, job: str, count: int, seconds: float = 120) -> list[Object]:
     """The pods of a Job once so many of them run."""
 
     def look() -> list[Object] | None:

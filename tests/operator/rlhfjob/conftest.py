@@ -56,7 +56,7 @@ class World:
         """Change the spec of a job."""
         self.api.patch(RLHFJOBS, self.namespace, name, {"spec": spec})
 
-    def until(self, name: str, condition: Callable[[Object], Any], seconds: float = 30) -> Object:
+    def until(self, name: str, condition: Callable[[Object], Any], seconds: float = 120) -> Object:
         """The job's status once the condition holds of it; otherwise the status and pods that were seen last."""
         seen: Object = {}
 
@@ -75,7 +75,7 @@ class World:
             ]
             raise TimeoutError(f"RLHFJob {name}: not within {seconds} s; status {seen}; pods {pods}") from error
 
-    def until_phase(self, name: str, phase: str, seconds: float = 30) -> Object:
+    def until_phase(self, name: str, phase: str, seconds: float = 120) -> Object:
         """The job's status once it is in this phase."""
         return self.until(name, lambda status: status.get("phase") == phase, seconds)
 
@@ -134,7 +134,7 @@ class World:
         self.wait(f"{name} settles", look)
         return seen[-1]
 
-    def wait(self, what: str, look: Callable[[], Any], seconds: float = 30) -> Any:
+    def wait(self, what: str, look: Callable[[], Any], seconds: float = 120) -> Any:
         """Look until something true is seen."""
         return wait_for(what, look, seconds)
 
@@ -166,7 +166,7 @@ def bed() -> Iterator[Bed]:
 @pytest.fixture(scope="session")
 def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     with OperatorProcess(tmp_path_factory.mktemp("operator"), bed.kubeconfig, settings=FAST) as process:
-        process.wait_ready()
+        process.wait_ready(120)
         yield process
 
 
