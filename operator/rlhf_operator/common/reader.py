@@ -1,6 +1,5 @@
 """How a controller sees the cluster, and what a controller is. Protocols only: the runtime fills them in."""
 
-# ruff: noqa: N818 - named after what happened, as in Kubernetes' own reasons.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
