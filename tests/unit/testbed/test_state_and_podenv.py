@@ -75,7 +75,7 @@ def test_status_without_a_bed_says_so(
 
 
 def test_a_cache_too_deep_for_sockets_is_named() -> None:
-    check_socket_path(Paths(Path("/root/.cache/rlhf-operator")))
+    check_socket_path(Paths(Path("/home/me/.cache/rlhf-operator")))
     with pytest.raises(BedError, match="XDG_CACHE_HOME to a shorter"):
         check_socket_path(Paths(Path("/" + "x" * 80)))
 
