@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -41,6 +42,9 @@ def main() -> int:
         logs.set_up(settings.log_level)
         credentials = load_credentials(settings.kubeconfig)
         operator = Operator(settings, credentials, controllers(settings))
+        # What is there now stays: no collection needs to walk through it again.
+        gc.collect()
+        gc.freeze()
         asyncio.run(shell.run(operator, credentials))
     except OperatorError as error:
         logger.error("%s", error, extra={"exitCode": error.exit_code})

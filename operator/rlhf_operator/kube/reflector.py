@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 OnChange = Callable[[Resource, ObjectKey, Entry], None]
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 30.0
+# An API that may be absent for good (Kueue's) is looked for once a minute.
+_OPTIONAL_SECONDS = 60.0
 
 
 class WatchState(enum.Enum):
@@ -76,6 +78,7 @@ class Reflector:
         self._clock = clock
         self._heard_at = clock()
         self._failures = 0
+        self._version: str | None = None
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     @property
@@ -96,18 +99,17 @@ class Reflector:
 
     async def run(self) -> None:
         """Until cancelled."""
-        version: str | None = None
         while True:
             try:
-                if version is None:
-                    version = await self._list()
-                version = await self._watch(version)
+                if self._version is None:
+                    self._version = await self._list()
+                await self._watch(self._version)
             except Gone as error:
                 logger.info("watch of %s: %s; listing again", self.resource, error)
-                version = None
+                self._version = None
             except NotFound:
                 # The API itself is not there: whatever comes back later starts from nothing.
-                version = None
+                self._version = None
                 self.listed = False
                 self._set(WatchState.ABSENT, f"the API {self.resource.api_version} {self.resource.plural} is absent")
                 await self._pause()
@@ -157,8 +159,8 @@ class Reflector:
             self._take(item)
         return listed
 
-    async def _watch(self, version: str) -> str:
-        """Follow one watch to its end; returns the version to go on from."""
+    async def _watch(self, version: str) -> None:
+        """Follow one watch to its end; `_version` is always where the next one goes on."""
         # A watch that ends at once, again and again, must not become a busy loop.
         began = self._clock()
         events = self._client.watch(
@@ -174,12 +176,11 @@ class Reflector:
             self._failures = 0
             self._set(WatchState.WATCHING, "")
             for event in batch:
-                version = self._event(event, version)
+                self._event(event)
         if self._clock() - began < 0.5:
             await asyncio.sleep(0.5)
-        return version
 
-    def _event(self, event: dict[str, Any], version: str) -> str:
+    def _event(self, event: dict[str, Any]) -> None:
         obj = event["object"]
         kind = event["type"]
         if kind == "ERROR":
@@ -192,8 +193,7 @@ class Reflector:
                 self._on_change(self.resource, key, known)
         elif kind != "BOOKMARK":
             self._take(obj)
-        found: str = metadata["resourceVersion"]
-        return found
+        self._version = metadata["resourceVersion"]
 
     def _take(self, obj: dict[str, Any]) -> None:
         metadata = obj["metadata"]
@@ -218,5 +218,7 @@ class Reflector:
     async def _pause(self) -> None:
         """Double the wait at each failure in a row, with jitter."""
         seconds = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0**self._failures)
+        if self.optional and self.state is WatchState.ABSENT:
+            seconds = _OPTIONAL_SECONDS
         self._failures = min(self._failures + 1, 16)
         await asyncio.sleep(seconds * self._random.uniform(0.75, 1.25))
