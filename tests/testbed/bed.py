@@ -14,7 +14,7 @@ from pathlib import Path
 from testbed import addons, controlplane, host, kind, node, teardown
 from testbed import gateway as data_plane
 from testbed.binaries import require
-from testbed.errors import BedError, InvalidStateError, NotReadyError
+from testbed.errors import BedError, BinaryUnavailableError, InvalidStateError, NotReadyError
 from testbed.images import ImageStore
 from testbed.kubeapi import KubeApi, Kubectl
 from testbed.paths import Paths
@@ -129,9 +129,7 @@ def up(wanted: Profile, paths: Paths, progress: Progress, gateway: bool = True) 
     if not state.profile.covers(wanted):
         state = _add_node(state, paths, daemons, progress)
     if wanted is Profile.NODE and gateway and not state.gateway:
-        binaries = require((*CONTROL_PLANE, *NODE, *ADDONS), paths, progress)
-        data_plane.install(paths, binaries, progress)
-        state = _saved(state.model_copy(update={"gateway": True}), paths)
+        state = _add_gateway(state, paths, progress)
     return _bed(state, paths, progress)
 
 
@@ -200,6 +198,18 @@ def _add_node(state: BedState, paths: Paths, daemons: Daemons, progress: Progres
     node.start(paths, state, daemons, binaries, progress)
     addons.install(paths, state, daemons, binaries, progress)
     return _saved(state.model_copy(update={"complete": True}), paths)
+
+
+def _add_gateway(state: BedState, paths: Paths, progress: Progress) -> BedState:
+    """Add the gateway where there is an Envoy for this machine; all else of the bed works without it."""
+    try:
+        envoy = data_plane.envoy_binary()
+    except BinaryUnavailableError as error:
+        progress.say(f"no gateway: {error}")
+        return state
+    binaries = require((*CONTROL_PLANE, *NODE, *ADDONS), paths, progress)
+    data_plane.install(paths, binaries, envoy, progress)
+    return _saved(state.model_copy(update={"gateway": True}), paths)
 
 
 def _saved(state: BedState, paths: Paths) -> BedState:

@@ -26,11 +26,11 @@ CLASS = "envoy"
 _CHART = "charts/gateway-helm"
 
 
-def install(paths: Paths, binaries: Mapping[str, Path], progress: Progress) -> None:
+def install(paths: Paths, binaries: Mapping[str, Path], envoy_file: Path, progress: Progress) -> None:
     """Install the controller and the public Gateway, and wait until Envoy is programmed."""
     store, ctr = ImageStore(paths, progress), Ctr(paths)
     controller = store.envoy_gateway(binaries["envoy-gateway"])
-    envoy = store.envoy(envoy_binary())
+    envoy = store.envoy(envoy_file)
     ctr.import_images([controller, envoy], progress)
     module = TOOLS["envoy-gateway"].build
     source = gobuild.module_source(module.module, module.version, paths, progress)
