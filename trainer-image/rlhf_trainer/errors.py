@@ -11,9 +11,19 @@ TrainerError
 └── Crash            anything else
 """
 
+import errno
 from typing import ClassVar
 
 from rlhf_operator.api.exitcodes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
+
+
+# What a person must mend. Anything else that storage says (a stale handle, an I/O error, a full disk) may pass.
+_PERMANENT = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+
+
+def is_permanent(error: OSError) -> bool:
+    """Whether trying again can't help; an error without a number is a library's own word on what it found."""
+    return error.errno is None or error.errno in _PERMANENT
 
 
 class TrainerError(Exception):
