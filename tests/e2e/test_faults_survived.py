@@ -31,17 +31,18 @@ def test_suspension_frees_the_pods_and_resuming_ends_with_the_same_weights(
 
 
 def test_drained_node_is_not_counted_as_a_restart(space: Space, undisturbed: Undisturbed) -> None:
-    space.submit("ppo", ppo_spec(space.site, maxRestarts=0))
-    space.checkpoint("ppo", 2)
-    node = space.pods("ppo")[0]["spec"]["nodeName"]
-    with drained(space, node, "rlhf.dev/job=ppo,rlhf.dev/role=train"):
-        job = space.until("ppo", "the end of attempt 1", lambda job: classes_of(job)[:1] != [None], 120)
+    # A drain goes through all namespaces: nothing else has a job of this name.
+    space.submit("drained", ppo_spec(space.site, maxRestarts=0))
+    space.checkpoint("drained", 2)
+    node = space.pods("drained")[0]["spec"]["nodeName"]
+    with drained(space, node, "rlhf.dev/job=drained,rlhf.dev/role=train"):
+        job = space.until("drained", "the end of attempt 1", lambda job: classes_of(job)[:1] != [None], 120)
     assert classes_of(job)[0] == "Disruption", attempts_of(job)
 
-    job = space.complete("ppo")
+    job = space.complete("drained")
     assert classes_of(job) == ["Disruption", "Succeeded"]
     assert not job["status"].get("restarts")
-    assert space.result("ppo").policy_digest == undisturbed.result.policy_digest
+    assert space.result("drained").policy_digest == undisturbed.result.policy_digest
 
 
 def test_pod_deleted_by_force_is_a_disruption_with_the_same_weights(space: Space, undisturbed: Undisturbed) -> None:
