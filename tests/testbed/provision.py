@@ -6,8 +6,10 @@ import os
 from typing import Any
 
 from testbed.bed import Bed, Origin
+from testbed.containerd import Ctr
 from testbed.dockerfiles import OPERATOR, Builder, Dockerfile
 from testbed.errors import BedError
+from testbed.images import ImageStore
 from testbed.kind import Kind
 from testbed.podenv import pod_environment
 from testbed.progress import Progress
@@ -36,6 +38,8 @@ def pod_template(bed: Bed, container: str = "trainer", progress: Progress | None
     progress = progress or Progress()
     match bed.origin:
         case Origin.OWN:
+            # A bed that has been up since before the base's recipe changed has only the former one.
+            Ctr(bed.paths).import_images([ImageStore(bed.paths, progress).base()], progress)
             return pod_environment(bed.paths, progress).template(container)
         case Origin.KIND:
             image = Kind(bed.paths, progress).load_base()
