@@ -23,7 +23,15 @@ class ReadFailed(Exception):
 
 
 class TemplateRejected(Exception):
-    """The API server refused a dry run. The message is the server's own words."""
+    """The API server refused a dry run. The message is the server's own words.
+
+    `permanent` tells what validation refuses, as it would again, from quota, permission or policy, which may change
+    without anything of ours changing.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = True) -> None:
+        super().__init__(message)
+        self.permanent = permanent
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from .reconcile import decide, finished
 from .references import Wanted, wanted
 from .storage import storage_claim
 from .supported import check_supported
-from .views import ClaimView, FrozenPlan, JobView, Observed, References
+from .views import ClaimView, FrozenPlan, JobView, Observed, References, Refusal
 
 Clock = Callable[[], datetime]
 
@@ -44,7 +44,7 @@ async def observe(obj: Manifest, reader: Reader, defaults: OperatorDefaults, clo
     if not _about_to_start(observed, spec):
         return observed
     observed = replace(observed, references=await _references(wanted(spec), observed.owner.namespace, reader))
-    return replace(observed, template_problem=await _dry_run(observed, spec, reader, clock()))
+    return replace(observed, refusal=await _dry_run(observed, spec, reader, clock()))
 
 
 def _cached(obj: Manifest, reader: Reader, defaults: OperatorDefaults) -> Observed:
@@ -197,8 +197,8 @@ def _content(config_map: Manifest) -> dict[str, bytes]:
     return content
 
 
-async def _dry_run(observed: Observed, spec: RLHFJobSpec, reader: Reader, now: datetime) -> str | None:
-    """Return the API server's words about the Job that would be made, None when it takes it."""
+async def _dry_run(observed: Observed, spec: RLHFJobSpec, reader: Reader, now: datetime) -> Refusal | None:
+    """Return why the API server does not take the Job that would be made, None when it does."""
     if spec.compute.template is None:
         return None
     jobs: list[Any] = [each for each in decide(observed, spec, now).create if each["kind"] == "Job"]
@@ -206,5 +206,5 @@ async def _dry_run(observed: Observed, spec: RLHFJobSpec, reader: Reader, now: d
         try:
             await reader.dry_run_create(job)
         except TemplateRejected as rejected:
-            return str(rejected)
+            return Refusal(str(rejected), rejected.permanent)
     return None

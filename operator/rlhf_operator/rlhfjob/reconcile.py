@@ -20,11 +20,8 @@ from .starting import next_attempt
 from .status import job_status
 from .views import Observed
 
-NAME_TAKEN_POLL = timedelta(seconds=5)
-"""A name is mostly taken by the child of a job of the same name that was just deleted."""
-
 REFUSED_POLL = timedelta(minutes=1)
-"""Quotas and policies change without anything of ours changing."""
+"""What validates an object (a webhook, another version of the server) changes without anything of ours changing."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Plan:
@@ -78,7 +75,8 @@ def failure_plan(observed: Observed, now: datetime, failure: WriteFailure) -> Pl
         reason = Reason.TEMPLATE_INVALID
     words = f"the API server refused to {what} ({failure.reason}): {failure.message}"
     status = problem_status(observed, reason, words, now, permanent=not failure.retriable)
-    again = None if failure.retriable else now + (NAME_TAKEN_POLL if reason is Reason.NAME_TAKEN else REFUSED_POLL)
+    # What is retriable comes back by the queue's own back-off.
+    again = None if failure.retriable else now + REFUSED_POLL
     events = transitions(observed.status, ledger_of(observed.status), status)
     return Plan(status=status, events=events, wake_at=again)
 

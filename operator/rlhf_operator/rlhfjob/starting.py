@@ -24,7 +24,7 @@ from .references import check_references
 from .startup import not_started
 from .storage import check_storage
 from .supported import check_supported
-from .views import FrozenPlan, Observed
+from .views import FrozenPlan, Observed, Refusal
 
 SHORTEST_POLL, LONGEST_POLL = timedelta(seconds=5), timedelta(seconds=60)
 """What is waited for lies outside the caches and is looked up: often at first, seldom after a while."""
@@ -108,8 +108,8 @@ def _create(observed: Observed, spec: RLHFJobSpec, plan: FrozenPlan, checked: De
     )
     render = rendering(observed, spec, plan)
     job = children.training_job(render, arguments)
-    if observed.template_problem is not None:
-        return _blocked(observed, ledger, _invalid_template(observed.template_problem), now, checked)
+    if observed.refusal is not None:
+        return _blocked(observed, ledger, _refused(observed.refusal), now, checked)
     create: list[Manifest] = []
     if observed.plan is None:
         create.append(children.plan_config_map(observed.owner, render.training_plan))
@@ -154,6 +154,13 @@ def _back_off(checked: Decision, earliest: datetime, now: datetime) -> Decision:
 
 def _invalid_template(words: str) -> Check:
     return failed(Reason.TEMPLATE_INVALID, f"the pods can't be made as the spec asks: {words}", permanent=True)
+
+
+def _refused(refusal: Refusal) -> Check:
+    if refusal.permanent:
+        return _invalid_template(refusal.message)
+    words = f"the API server does not take the Job at the moment, it is offered again: {refusal.message}"
+    return failed(Reason.WRITE_REFUSED, words)
 
 
 def _blocked(

@@ -156,6 +156,15 @@ class References:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """The API server's words about a Job that a dry run offered it."""
+
+    message: str
+    permanent: bool = True
+    """Whether it refuses the Job as such, and not for the moment (quota, permission, policy)."""
+
+
+@dataclass(frozen=True, slots=True)
 class FrozenPlan:
     """The plan as its ConfigMap holds it: made once, then read.
 
@@ -208,8 +217,8 @@ class Observed:
     service_uid: str | None = None
     workload: WorkloadView | None = None
     progress: Progress | None = None
-    template_problem: str | None = None
-    """The API server's words about the rendered Job, when a dry run refused it."""
+    refusal: Refusal | None = None
+    """Of the rendered Job, when a dry run was refused."""
 
     @property
     def live(self) -> JobView | None:

@@ -142,12 +142,14 @@ class Manager:
         try:
             await executor.execute(obj, plan)
         except WriteRefused as error:
-            await executor.report(obj, controller.write_failed(observed, now, error.failure))
+            told = controller.write_failed(observed, now, error.failure)
+            await executor.report(obj, told)
             if error.failure.retriable:
                 self._later(key, f"{error.failure.action} of {error.failure.resource} refused", error)
             else:
                 logger.warning("%s of %s refused: %s", error.failure.action, error.failure.resource, error)
-                self._queue.done(key, self._seconds_until(plan))
+                # The plan that was refused says nothing of when to try again.
+                self._queue.done(key, self._seconds_until(told))
             return "refused"
         self._queue.done(key, self._seconds_until(plan))
         return "ok"

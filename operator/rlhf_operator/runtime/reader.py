@@ -93,7 +93,8 @@ class CachedReader:
             raise TemplateRejected(error.message) from error
         except Forbidden as error:
             # Admission (pod security, quota, a policy) speaks by 403 as missing permission does; its words tell which.
-            raise TemplateRejected(error.message) from error
+            # Each may be lifted while the object stays as it is.
+            raise TemplateRejected(error.message, permanent=False) from error
         except (KubeError, Fenced) as error:
             raise _failed(f"dry run of {resource}", error) from error
 

@@ -16,7 +16,7 @@ from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, SECRETS
 from rlhf_operator.rlhfjob import children
 from rlhf_operator.rlhfjob.controller import RLHFJobController
 from rlhf_operator.rlhfjob.parsing import claim_view, frozen_plan_view, job_view, pod_view, workload_view
-from rlhf_operator.rlhfjob.views import Observed
+from rlhf_operator.rlhfjob.views import Observed, Refusal
 
 from .factory import DEFAULTS, NOW, OWNER, SPEC, frozen, plan_of, verdict
 
@@ -142,7 +142,7 @@ async def test_a_template_is_tried_before_it_is_used() -> None:
     reader.refusal = "spec.template.spec.priority: Invalid value"
     template = {"spec": {"priority": 5}}
     view = await look(manifest(compute={"workers": 2, "template": template}), reader)
-    assert view.template_problem == reader.refusal
+    assert view.refusal == Refusal(reader.refusal, permanent=True)
     assert reader.asked[-1] == "dry run assistant-train-1"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rlhf_operator.common.resources import JOBS, PVCS
 from rlhf_operator.rlhfjob.reconcile import failure_plan, reconcile
 from rlhf_operator.rlhfjob.storage import access_modes
 from rlhf_operator.rlhfjob.supported import unsupported_fields
-from rlhf_operator.rlhfjob.views import ClaimView, Observed, References
+from rlhf_operator.rlhfjob.views import ClaimView, Observed, References, Refusal
 
 from .factory import FOUND, NOW, SPEC, attempt, condition, frozen, is_status, observed, spec_of, status_of
 
@@ -230,11 +231,20 @@ def test_a_template_that_sets_what_is_ours_is_refused_by_field(template: dict[st
 
 
 def test_a_template_that_the_api_server_refuses_is_told_in_its_words() -> None:
-    view = replace(templated(spec={"priority": "high"}), template_problem='Job "x" is invalid: spec.priority')
+    view = replace(templated(spec={"priority": "high"}), refusal=Refusal('Job "x" is invalid: spec.priority'))
     plan = reconcile(view, NOW)
     assert plan.create == ()
     assert is_status(plan, "Stalled") == "True/TemplateInvalid"
     assert 'Job "x" is invalid: spec.priority' in condition(plan, "Stalled")["message"]
+
+
+def test_a_quota_that_is_full_at_the_moment_is_waited_for() -> None:
+    full = Refusal("exceeded quota: jobs, used: count/jobs.batch=9, limited: 9", permanent=False)
+    plan = reconcile(replace(templated(spec={"priorityClassName": "high"}), refusal=full), NOW)
+    assert plan.create == ()
+    assert is_status(plan, "Stalled") == "False/WriteRefused"
+    assert "exceeded quota" in condition(plan, "Reconciling")["message"]
+    assert plan.wake_at is not None
 
 
 def test_sidecars_and_tolerations_join_ours() -> None:
@@ -278,7 +288,7 @@ def test_a_spec_that_can_not_be_read_is_told() -> None:
     [
         (WriteFailure("create", JOBS, "team", "assistant-train-1", "Forbidden", "quota", False), "True/WriteRefused"),
         (WriteFailure("create", JOBS, "team", "assistant-train-1", "Invalid", "cpu", False), "True/TemplateInvalid"),
-        (WriteFailure("create", PVCS, "team", "assistant-storage", "NameTaken", "b", False), "True/NameTaken"),
+        (WriteFailure("create", PVCS, "team", "assistant-storage", "NameTaken", "b", True), "False/NameTaken"),
         (WriteFailure("create", JOBS, "team", "assistant-train-1", "Timeout", "slow", True), "False/WriteRefused"),
     ],
 )
@@ -288,6 +298,8 @@ def test_a_refused_write_is_told_and_changes_no_record(failure: WriteFailure, st
     view = observed(plan=frozen(), status=status_of(attempts=records, restarts=1), raw_status=raw)
     plan = failure_plan(view, NOW, failure)
     assert is_status(plan, "Stalled") == stalled
+    # What the queue does not bring back by itself comes back by the plan.
+    assert plan.wake_at == (None if failure.retriable else NOW + timedelta(minutes=1))
     assert failure.message in condition(plan, "Ready")["message"]
     assert plan.status is not None
     assert plan.status["attempts"] == [{"number": 1}]

@@ -260,8 +260,13 @@ class TestReader:
         server.answers(status(409, "AlreadyExists"))
         await reader.dry_run_create(MANIFEST)
         server.answers(status(422, "Invalid", "spec.x: not like this"))
-        with pytest.raises(TemplateRejected, match="not like this"):
+        with pytest.raises(TemplateRejected, match="not like this") as refused:
             await reader.dry_run_create(MANIFEST)
+        assert refused.value.permanent
+        server.answers(status(403, "Forbidden", "exceeded quota: jobs"))
+        with pytest.raises(TemplateRejected, match="exceeded quota") as full:
+            await reader.dry_run_create(MANIFEST)
+        assert not full.value.permanent, "a quota may be free again without another spec"
         server.answers(status(500, "InternalError"))
         with pytest.raises(ReadFailed):
             await reader.dry_run_create(MANIFEST)
