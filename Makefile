@@ -23,18 +23,18 @@ demo: setup ## cluster, operator and one PPO run from nothing; DATA=rows.jsonl t
 	@$(PY) -m demo $(if $(DATA),--data "$(DATA)") $(if $(DATA_COLUMNS),--columns "$(DATA_COLUMNS)")
 
 .PHONY: test
-test: setup ## what CI runs: unit, control-plane and trainer tests, and one short e2e per kind
+test: test-fast ## what CI runs: unit tests first, then trainer and control-plane tests, and one short e2e per kind
 	@$(PY) -m testbed up --profile node > /dev/null
-	@$(PY) -m pytest -m "not slow" tests/unit $(wildcard tests/trainer tests/operator) tests/e2e
+	@$(PY) -m pytest -m "not slow" tests/trainer tests/operator tests/e2e
 
 .PHONY: test-fast
 test-fast: setup ## under a minute, without a cluster
 	@$(PY) -m pytest -m "not slow" tests/unit
 
 .PHONY: test-all
-test-all: setup ## everything: also image builds, fault matrices, repeated kills
+test-all: test-fast ## everything: also image builds, fault matrices, repeated kills
 	@$(PY) -m testbed up --profile node > /dev/null
-	@$(PY) -m pytest tests/unit $(wildcard tests/trainer tests/operator) tests/e2e
+	@$(PY) -m pytest tests/trainer tests/operator tests/e2e
 
 .PHONY: lint
 lint: setup ## ruff, mypy and the layers between packages
