@@ -16,7 +16,6 @@ from typing import ClassVar
 
 from rlhf_operator.api.exitcodes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
 
-
 # What a person must mend. Anything else that storage says (a stale handle, an I/O error, a full disk) may pass.
 _PERMANENT = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 

@@ -20,6 +20,8 @@ _NAME = re.compile(r"step-([0-9]{8})\.jsonl")
 class Key(NamedTuple):
     """What a score belongs to."""
 
+    step: int
+    """A row comes again in later steps, and may be judged otherwise there; 0: the reference model's samples."""
     scorer: str
     """Digest of the scorer."""
     row: int
@@ -41,15 +43,18 @@ class Journal:
         self._workspace = workspace
         self._known: dict[Key, float | None] = {}
 
-    def read(self, after_step: int) -> dict[Key, float | None]:
-        """Return every score that any attempt noted for later steps. Rank 0 reads, and shares by `know`."""
+    def read(self, after_step: int | None) -> dict[Key, float | None]:
+        """Return every score that any attempt noted for later steps. Rank 0 reads, and shares by `know`.
+
+        after_step: the checkpoint's; None where nothing was resumed, so that step 0, the reference, counts too.
+        """
         found: dict[Key, float | None] = {}
         for path, step in self._files():
-            if step <= after_step:
+            if after_step is not None and step <= after_step:
                 continue
             for line in path.read_text().splitlines():
                 entry: dict[str, Any] = json.loads(line)
-                found[Key(entry["scorer"], int(entry["row"]), entry["text"])] = entry["score"]
+                found[Key(step, entry["scorer"], int(entry["row"]), entry["text"])] = entry["score"]
         return found
 
     def know(self, scores: Mapping[Key, float | None]) -> None:

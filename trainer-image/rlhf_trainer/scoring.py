@@ -72,7 +72,7 @@ class StepScorer:
         noted: list[tuple[Key, float | None]] = []
         for name in self._names:
             digest = self._scorers.digest(name)
-            keys = [Key(digest, row.number, text) for row, text in zip(rows, hashes, strict=True)]
+            keys = [Key(step, digest, row.number, text) for row, text in zip(rows, hashes, strict=True)]
             scores = self._one(name, keys, rows, texts)
             noted += zip(keys, scores, strict=True)
             tensor = scores_tensor(scores, device=self._group.device)

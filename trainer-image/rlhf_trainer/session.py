@@ -256,7 +256,7 @@ class Session:
             after_save=lambda checkpoint: self._forget(journal),
         )
         done = loop.resume(self._options.min_checkpoint_step)
-        known = journal.read(done) if self._group.is_main else {}
+        known = journal.read(done if loop.last is not None else None) if self._group.is_main else {}
         journal.know(self._group.broadcast(known, "the reward journal"))
         trainer.begin()
         figures = loop.run(done)

@@ -30,6 +30,8 @@ def weights_file(base: Path) -> Path:
 
 
 def load(base: Path) -> None:
+    check_model_directory(base, "baseModel")
+    end_tokens(base, load_tokenizer(base))
     load_causal_lm(base, torch.float32, "auto")
 
 
@@ -69,8 +71,6 @@ def test_a_damaged_file_is_a_config_error_and_not_a_crash(base: Path, damaged: s
     path = weights_file(base) if damaged == "weights" else base / damaged
     path.write_bytes(b"\x7fELF" * 30)
     with pytest.raises(ConfigError):
-        check_model_directory(base, "baseModel")
-        end_tokens(base, load_tokenizer(base))
         load(base)
 
 

@@ -136,7 +136,7 @@ def test_a_lost_checkpoint_is_not_silently_retrained(tmp_path: Path) -> None:
 
 def test_the_journal_gives_back_scores_and_missing_ones_of_later_steps_only(tmp_path: Path) -> None:
     journal = Journal(workspace(tmp_path, 1))
-    early, late, missing = (Key(PLAN, row, text_hash("p", str(row))) for row in (1, 2, 3))
+    early, late, missing = (Key(step, PLAN, row, text_hash("p", str(row))) for step, row in ((4, 1), (5, 2), (5, 3)))
     journal.write(4, [(early, 0.1)])
     journal.write(5, [(late, 1 / 3), (missing, None)])
     again = Journal(workspace(tmp_path, 2))
@@ -146,6 +146,24 @@ def test_the_journal_gives_back_scores_and_missing_ones_of_later_steps_only(tmp_
     assert again.look_up(missing) == (True, None)
     again.forget(up_to_step=5)
     assert again.read(after_step=0) == {}
+
+
+def test_a_row_that_comes_again_keeps_the_score_of_each_step(tmp_path: Path) -> None:
+    journal = Journal(workspace(tmp_path))
+    first, again = (Key(step, PLAN, 1, text_hash("p", "same")) for step in (1, 2))
+    journal.write(1, [(first, 0.25)])
+    journal.write(2, [(again, 0.75)])
+    journal.know(journal.read(after_step=None))
+    assert journal.look_up(first) == (True, 0.25)
+    assert journal.look_up(again) == (True, 0.75)
+
+
+def test_scores_of_reference_samples_are_given_back_only_where_nothing_was_resumed(tmp_path: Path) -> None:
+    journal = Journal(workspace(tmp_path))
+    reference = Key(0, PLAN, 1, text_hash("p", "r"))
+    journal.write(0, [(reference, 0.5)])
+    assert journal.read(after_step=None) == {reference: 0.5}
+    assert journal.read(after_step=1) == {}
 
 
 def test_prompt_and_response_are_hashed_apart() -> None:

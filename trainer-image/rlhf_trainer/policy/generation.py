@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from rlhf_trainer.sampling import gumbel_noise
 
@@ -50,6 +50,30 @@ class KeyedGumbel(LogitsProcessor):
         """input_ids: [batch, tokens so far]; scores: [batch, vocabulary]. Returns [batch, vocabulary] float32."""
         position = input_ids.shape[1] - self._prompt_length
         return scores.float() / self._temperature + gumbel_noise(self._keys, position, scores.shape[1])
+
+
+class StopTexts(StoppingCriteria):
+    """Ends a row once its response holds a stop text. What the prompt ends with is no part of it."""
+
+    def __init__(self, stop: Sequence[str], tokenizer: Any, prompt_length: int) -> None:
+        self._stop = stop
+        self._tokenizer = tokenizer
+        self._prompt_length = prompt_length
+        # A character has at most four tokens (one per byte).
+        self._tail = 4 * max(len(text) for text in stop) + 4
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        """input_ids: [batch, tokens so far]. Returns [batch] bool: the row is done."""
+        rows = input_ids[:, self._prompt_length :].tolist()
+        return torch.tensor([self._ended(row) for row in rows], dtype=torch.bool, device=input_ids.device)
+
+    def _ended(self, row: list[int]) -> bool:
+        # The tail is cheap to look at; the whole response decides, as it does once it is finished.
+        return self._holds(row[-self._tail :]) and self._holds(row)
+
+    def _holds(self, tokens: list[int]) -> bool:
+        text = self._tokenizer.decode(tokens)
+        return any(stop in text for stop in self._stop)
 
 
 def pad_prompts(
@@ -101,15 +125,15 @@ def _sample_part(
         eos_token_id=settings.end_tokens,
         pad_token_id=settings.pad_token,
         use_cache=True,
-        stop_strings=settings.stop or None,
     )
     noise = KeyedGumbel(keys.to(model.device), length, settings.temperature)
+    stops = StoppingCriteriaList([StopTexts(settings.stop, tokenizer, length)] if settings.stop else [])
     found: Tensor = model.generate(
         input_ids=tokens,
         attention_mask=mask,
         generation_config=config,
         logits_processor=LogitsProcessorList([noise]),
-        tokenizer=tokenizer if settings.stop else None,
+        stopping_criteria=stops,
     )
     response = found[:, length:]
     missing = settings.max_tokens - response.shape[1]

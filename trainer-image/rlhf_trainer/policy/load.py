@@ -115,13 +115,13 @@ def load_causal_lm(path: Path, dtype: torch.dtype, attention: str) -> Any:
 
 
 def _refuse_made_up_weights(path: Path, report: Mapping[str, Any]) -> None:
-    """Refuse a model of which Transformers drew a part at random because the files lack it; tied weights don't count."""
+    """Refuse a model of which Transformers drew a part at random because the files lack it; tied ones don't count."""
     absent = sorted({*report["missing_keys"], *(str(one) for one in report["mismatched_keys"])})
     if absent:
         raise ConfigError(
             f"baseModel: {path} lacks weights of its own architecture, or has them in another shape: "
-            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''} ({len(absent)} in all). It would start from noise: "
-            "point baseModel at the whole model",
+            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''} ({len(absent)} in all). "
+            "It would start from noise: point baseModel at the whole model",
             reason="WeightsMissing",
         )
 
