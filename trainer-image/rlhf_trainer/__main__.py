@@ -1,6 +1,7 @@
 """`python -m rlhf_trainer launch | run | collect | publish`. Each command imports only what it needs."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = parser().parse_args(argv)
+    # Models and data come from mounted volumes; nothing is asked of the hub.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     match arguments.command:
         case "launch":
             # PID 1 has no default handlers, and the imports take seconds.

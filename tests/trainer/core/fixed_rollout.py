@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from core.closed_form import OnePrompt
 from core.tiny import World
+
 from rlhf_trainer.algorithms.batch import RolloutBatch
 from rlhf_trainer.algorithms.ppo_trainer import PPOTrainer, Targets
 from rlhf_trainer.algorithms.rollout import RolloutWorker

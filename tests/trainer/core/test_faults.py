@@ -29,6 +29,7 @@ def test_a_wrong_field_is_a_config_error_by_name_before_a_model_is_loaded(world:
     )
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_read_is_a_config_error(world: Callable[..., World]) -> None:
     made = world()
     run = made.start(environment={"RLHF_WORKERS": "two"})
@@ -70,6 +71,7 @@ def test_a_guard_stops_the_run_names_its_figure_and_keeps_the_checkpoint(world: 
     assert message.checkpoint.step == stopped - 1
 
 
+@pytest.mark.slow
 def test_a_guards_action_can_be_changed_while_the_run_goes_on(world: Callable[..., World]) -> None:
     made = world(training={"steps": 6}, guards=[{"name": "kl", "patience": 1, "kl": {"max": 1e-6}}])
     (made.root / "settings.json").write_text('{"guardActions": {"kl": "Warn"}}')
@@ -160,6 +162,7 @@ def test_a_rank_that_hangs_is_found_and_every_ranks_stacks_are_kept(
         assert "loop.py" in text
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_not_trained_over(world: Callable[..., World]) -> None:
     made = world(training={"steps": 40}, checkpoints={"everySteps": 2})
     run = made.start()

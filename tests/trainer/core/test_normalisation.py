@@ -65,6 +65,7 @@ def test_two_ranks_of_four_give_the_loss_and_gradients_of_one_of_eight(whole: tu
     assert one["figures"]["criticGradNorm"] > 1e-3
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing(whole: tuple[Path, dict[str, Any]]) -> None:
     root, one = whole
     small = optimizer_step(root, 1, 1)

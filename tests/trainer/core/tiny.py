@@ -184,7 +184,7 @@ class Run:
         self.log = world.root / f"log-{attempt}-{index}.txt"
         self.port = port or free_port()
         self.progress_port = free_port()
-        self._output = open(self.log, "wb")
+        self._output = open(self.log, "wb")  # noqa: SIM115 -- closed with the process
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rlhf_trainer", "launch", *arguments],
             stdout=self._output,

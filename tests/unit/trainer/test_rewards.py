@@ -36,6 +36,12 @@ def test_a_missing_score_takes_the_row_out_and_is_never_zero() -> None:
     assert score_figures({"a": scores_tensor([1.0, None, 3.0])})["scoreMissing/a"] == pytest.approx(1 / 3)
 
 
+def test_a_scorer_that_says_nothing_has_no_mean() -> None:
+    assert score_figures({"a": scores_tensor([None, None])}) == {"scoreMissing/a": 1.0}
+    found = combine(Reward(scorer="a"), a=[None, None])
+    assert "rewardPart/a" not in found.figures
+
+
 def test_the_reference_scale_is_fixed_before_the_first_step_and_stays() -> None:
     mix = RewardMix([Reward(scorer="a", normalize=Normalize.REFERENCE)])
     assert mix.needs_reference
