@@ -108,6 +108,7 @@ class Loop:
             seconds.append(time.monotonic() - started)
             self._finish_figures(figures, seconds[-1])
             warnings = self._guard(step, figures)
+            self._refuse_last(step, figures)
             self._report(step, figures, seconds, warnings)
             self.beat()
             self.after_step(step)
@@ -176,6 +177,17 @@ class Loop:
         if self.guards.settings_error is not None:
             warnings.append(self.guards.settings_error)
         return warnings
+
+    def _refuse_last(self, step: int, figures: Mapping[str, float]) -> None:
+        """End without a result when the last step has figures that are no numbers, whatever the guards' actions."""
+        bad = sorted(name for name, value in figures.items() if not math.isfinite(value))
+        if bad and step == self.steps:
+            kept = f"the checkpoint of step {self.last.step} is kept" if self.last is not None else "none was saved"
+            raise GuardStopped(
+                f"{', '.join(bad[:5])} of the last step ({step}) not finite: a policy that left the numbers is no "
+                f"result; {kept}",
+                reason="NotFinite",
+            )
 
     def _finish_figures(self, figures: dict[str, float], seconds: float) -> None:
         figures["secondsStep"] = seconds

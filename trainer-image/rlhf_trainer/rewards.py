@@ -104,7 +104,7 @@ class RewardMix:
             if reward.clip is not None:
                 clipped = scaled.clamp(min=reward.clip.min, max=reward.clip.max)
             figures[f"rewardClipped/{reward.scorer}"] = share((clipped != scaled) & there, there)
-            figures[f"rewardPart/{reward.scorer}"] = mean_of(reward.weight * clipped)
+            figures |= present_mean(f"rewardPart/{reward.scorer}", reward.weight * clipped)
             total = total + reward.weight * clipped
             present &= there
         return Combined(torch.where(present, total, torch.zeros_like(total)), present, figures)
@@ -134,20 +134,21 @@ def judge_truncated(combined: Combined, finished: Tensor, truncation: Truncation
 
 
 def score_figures(scores: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean, deviation and share of missing scores by scorer."""
+    """Mean, deviation and share of missing scores by scorer; of a scorer that gave none, the share alone."""
     figures: dict[str, float] = {}
     for name, values in scores.items():
         there = values[~values.isnan()]
-        figures[f"score/{name}"] = mean_of(values)
-        figures[f"scoreDeviation/{name}"] = float(there.std(unbiased=False)) if there.numel() else 0.0
+        figures |= present_mean(f"score/{name}", values)
+        if there.numel():
+            figures[f"scoreDeviation/{name}"] = float(there.std(unbiased=False))
         figures[f"scoreMissing/{name}"] = 1.0 - there.numel() / max(1, values.numel())
     return figures
 
 
-def mean_of(values: Tensor) -> float:
-    """Mean of what is there; 0 when nothing is."""
+def present_mean(name: str, values: Tensor) -> dict[str, float]:
+    """The figure `name`, the mean of what is there; no figure when nothing is, for a 0 would be taken for a score."""
     there = values[~values.isnan()]
-    return float(there.mean()) if there.numel() else 0.0
+    return {name: float(there.mean())} if there.numel() else {}
 
 
 def share(part: Tensor, whole: Tensor) -> float:

@@ -13,8 +13,9 @@ from rlhf_operator.api.algorithms import PPO, KLController
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_trainer.distributed import Group
+from rlhf_trainer.errors import ConfigError
 from rlhf_trainer.files import write_durably
-from rlhf_trainer.rewards import RewardMix, RewardState, judge_truncated, mean_of, score_figures
+from rlhf_trainer.rewards import RewardMix, RewardState, judge_truncated, present_mean, score_figures
 from rlhf_trainer.sampling import DataOrder, permutation, row_keys
 from rlhf_trainer.schedule import learning_rate
 from rlhf_trainer.scoring import DataRow
@@ -25,6 +26,8 @@ from .rollout import Rollout, RolloutWorker
 
 STATE_FILE = "ppo.json"
 REFERENCE_SAMPLES = 256
+# A judge may be away for a moment; a run that goes on without one trains on nothing and would call that a success.
+MAX_EMPTY_BATCHES = 3
 
 
 class PPOState(Model):
@@ -63,6 +66,7 @@ class PPOTrainer:
         self._order = DataOrder(len(prompts), plan.training.seed, "prompts")
         self._mix = RewardMix(plan.rewards)
         self._kl = AdaptiveKL(self._ppo.kl.coefficient, self._ppo.kl.target, self._ppo.kl.horizon)
+        self._empty_batches = 0
 
     @property
     def _group(self) -> Group:
@@ -89,6 +93,7 @@ class PPOTrainer:
         rows = [self._prompts[self._order.at(place)] for place in places]
         rollout = self._worker.make(step, rows, self._keys("rollout", step, places))
         targets, figures = self.targets(rollout)
+        self._refuse_nothing(step, targets.mask, rollout.scores)
         started = time.monotonic()
         if all(math.isfinite(value) for value in figures.values()):
             figures |= self.update(step, rollout.batch, targets)
@@ -96,6 +101,24 @@ class PPOTrainer:
         if self._ppo.kl.controller is KLController.ADAPTIVE and math.isfinite(figures["kl"]):
             self._kl = self._kl.after(figures["kl"], batch_size)
         return figures
+
+    def _refuse_nothing(self, step: int, mask: Tensor, scores: Mapping[str, Tensor]) -> None:
+        """End the run when batch after batch holds no token to learn from. mask: [batch, response]."""
+        self._empty_batches = 0 if bool(mask.any()) else self._empty_batches + 1
+        if self._empty_batches < min(MAX_EMPTY_BATCHES, self._plan.training.steps):
+            return
+        silent = [reward.scorer for reward in self._plan.rewards if bool(scores[reward.scorer].isnan().all())]
+        if silent:
+            why = f"scorer {', '.join(silent)} gave no score for any response: look at its grader and its time-out"
+        else:
+            why = (
+                "every response lacked a score or was left out by generation.truncation.mode "
+                f"{self._plan.generation.truncation.mode.value}: raise generation.maxResponseLength or use another mode"
+            )
+        raise ConfigError(
+            f"no response of the last {self._empty_batches} batches (up to step {step}) can be learned from: {why}",
+            reason="NothingToLearn",
+        )
 
     def _keys(self, stream: str, update: int, places: Sequence[int]) -> Tensor:
         rows = torch.tensor(list(places), dtype=torch.int64, device=self._group.device)
@@ -115,7 +138,7 @@ class PPOTrainer:
         lengths = batch.response_mask.sum(dim=1)
         figures = {
             "batchSize": float(len(batch)),
-            "reward": mean_of(rewards[combined.present]),
+            **present_mean("reward", rewards[combined.present]),
             "kl": float(kl.mean()),
             "klPerToken": float(kl.sum() / tokens),
             "entropy": float(batch.entropy.sum() / tokens),

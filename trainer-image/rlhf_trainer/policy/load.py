@@ -98,7 +98,7 @@ def load_causal_lm(path: Path, dtype: torch.dtype, attention: str) -> Any:
             setattr(config, name, 0.0)
     options: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     with _reading(path, "the causal language model"):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=dtype,
@@ -108,6 +108,7 @@ def load_causal_lm(path: Path, dtype: torch.dtype, attention: str) -> Any:
             output_loading_info=True,
             **options,
         )
+    model, report = loaded
     _refuse_made_up_weights(path, report)
     model.generation_config = GenerationConfig()
     model.eval()
