@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rlhf_operator.api.gate import gain, improvement_holds, win_rate_holds
 from rlhf_operator.api.plan import PlanEvaluation
 from rlhf_operator.api.result import Comparison
 
@@ -52,7 +53,7 @@ def verdict(evaluation: PlanEvaluation | None, comparisons: list[Comparison]) ->
 def _win_rate(comparison: Comparison | None, scorer: str, baseline: str, limit: float) -> list[str]:
     if comparison is None:
         return [f"{scorer} over {baseline}: not measured"]
-    if comparison.lower >= limit:
+    if win_rate_holds(comparison, limit):
         return []
     return [
         f"{scorer} over {baseline}: win rate {comparison.win_rate:.3f}, lower bound {comparison.lower:.3f} "
@@ -63,7 +64,6 @@ def _win_rate(comparison: Comparison | None, scorer: str, baseline: str, limit: 
 def _improvement(comparison: Comparison | None, scorer: str, limit: float) -> list[str]:
     if comparison is None:
         return [f"{scorer} over {WARM_START}: not measured"]
-    gain = comparison.mean - comparison.baseline_mean
-    if gain >= limit:
+    if improvement_holds(comparison, limit):
         return []
-    return [f"{scorer} over {WARM_START}: mean score gained {gain:.4f} < minImprovement {limit:g}"]
+    return [f"{scorer} over {WARM_START}: mean score gained {gain(comparison):.4f} < minImprovement {limit:g}"]

@@ -123,12 +123,12 @@ class TerminationMessage(Model):
     artifact: ArtifactRecord | None = None
 
     def encode(self) -> bytes:
-        """Return at most 3 KiB of JSON: the message gives way first, then the comparisons, then the figures."""
+        """Return at most 3 KiB of JSON: the message gives way first, then comparisons from the end, then figures."""
         shrunk = self.model_copy(update={"message": self.message[:1024]})
         steps: tuple[dict[str, object], ...] = (
             {},
             {"message": self.message[:256]},
-            {"evaluation": []},
+            *({"evaluation": self.evaluation[:count]} for count in reversed(range(len(self.evaluation)))),
             {"figures": {}},
             {"message": ""},
         )

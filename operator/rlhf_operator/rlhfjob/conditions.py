@@ -113,6 +113,9 @@ def _evaluated(spec: RLHFJobSpec, status: RLHFJobStatus) -> Condition:
 
 
 def _published(decision: Decision, status: RLHFJobStatus) -> Condition:
+    if status.artifact is not None and status.artifact.gate == "Failed":
+        words = f"the gate failed, so nothing is published: the trained policy stays at {status.artifact.ref}"
+        return Condition("Published", FALSE, Reason.GATE_FAILED, words)
     if status.artifact is not None:
         return Condition("Published", TRUE, Reason.PUBLISHED, f"{status.artifact.ref} {status.artifact.digest}")
     if decision.phase is Phase.PUBLISHING:

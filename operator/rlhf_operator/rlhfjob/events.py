@@ -83,6 +83,9 @@ def _conditions(before: RLHFJobStatus, after: Mapping[str, Any]) -> Iterator[Eve
             continue
         if name == "Stalled" and new.status != "True":
             continue
+        if name == "Published" and new.reason == Reason.GATE_FAILED:
+            # Told by Evaluated and Stalled already.
+            continue
         if name in ("Complete", "Queued", "Running", "Suspended") and new.status != "True":
             continue
         good = new.status == "True" if name in GOOD_WHEN_TRUE else name != "Stalled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf_operator.api.gate import improvement_holds, win_rate_holds
 from rlhf_operator.api.jobstatus import ComparisonStatus, EvaluationStatus
 from rlhf_operator.api.result import Comparison, TerminationMessage
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
@@ -10,16 +11,13 @@ COMPARISONS_KEPT = 48
 """16 scorers over 3 baselines: more can't be asked for."""
 
 
-def passes(comparison: Comparison | ComparisonStatus, spec: RLHFJobSpec) -> bool:
-    """Whether one comparison passes: the lower bound of its interval reaches minWinRate, its gain minImprovement."""
+def passes(comparison: Comparison, spec: RLHFJobSpec) -> bool:
+    """Whether one comparison holds every limit that is set for it."""
     evaluation = spec.evaluation
-    if evaluation is None:
-        return True
-    if evaluation.min_win_rate is not None and (comparison.lower or 0.0) < evaluation.min_win_rate:
-        return False
-    if evaluation.min_improvement is not None and comparison.baseline == "WarmStart":
-        return (comparison.mean or 0.0) - (comparison.baseline_mean or 0.0) >= evaluation.min_improvement
-    return True
+    return evaluation is None or (
+        win_rate_holds(comparison, evaluation.min_win_rate)
+        and improvement_holds(comparison, evaluation.min_improvement)
+    )
 
 
 def evaluation_status(verdict: TerminationMessage, spec: RLHFJobSpec) -> EvaluationStatus | None:
@@ -30,4 +28,15 @@ def evaluation_status(verdict: TerminationMessage, spec: RLHFJobSpec) -> Evaluat
         ComparisonStatus.model_validate(each.model_dump() | {"passed": passes(each, spec)})
         for each in verdict.evaluation[:COMPARISONS_KEPT]
     ]
-    return EvaluationStatus(step=verdict.step, comparisons=comparisons)
+    return EvaluationStatus(step=verdict.step, comparisons=comparisons, message=_left_out(verdict, spec))
+
+
+def _left_out(verdict: TerminationMessage, spec: RLHFJobSpec) -> str | None:
+    """Say how many figures did not reach us: a pod's last words are bounded, the files in its workspace are not."""
+    if spec.evaluation is None:
+        return None
+    asked = min(len(spec.evaluation.scorers) * len(spec.evaluation.baselines), COMPARISONS_KEPT)
+    missing = asked - len(verdict.evaluation)
+    if missing <= 0:
+        return None
+    return f"{missing} of {asked} comparisons are not listed here: result.json in the workspace has what was measured"

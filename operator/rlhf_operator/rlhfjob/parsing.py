@@ -125,9 +125,12 @@ def _verdict(pods: Sequence[PodView]) -> TerminationMessage | None:
         if pod.index not in (0, None) or pod.exit_code is None:
             continue
         try:
-            verdicts.append(TerminationMessage.model_validate_json(pod.termination_message))
+            verdict = TerminationMessage.model_validate_json(pod.termination_message)
         except ValidationError:
             continue
+        # Success takes both: the word, and the exit that comes after everything was written.
+        if verdict.failure is not None or pod.exit_code == 0:
+            verdicts.append(verdict)
     return next((verdict for verdict in verdicts if verdict.failure is None), verdicts[-1] if verdicts else None)
 
 

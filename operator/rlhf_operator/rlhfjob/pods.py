@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_operator.api import plan as api
@@ -15,6 +15,12 @@ from .views import TRAINER
 from .volumes import Mounts
 
 TEMPLATE_FIELD = "spec.compute.template"
+
+ONE_SHOT_RESOURCES: Mapping[str, Mapping[str, str]] = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"cpu": "1", "memory": "2Gi"},
+}
+"""Of pods that read, hash and copy files: a namespace with a quota takes no pod that names none."""
 
 
 def pod_template(
@@ -51,7 +57,9 @@ def pod_template(
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     metadata: dict[str, Any] = {"labels": labels}
-    if training:
+    if not training:
+        container["resources"] = {name: dict(entries) for name, entries in ONE_SHOT_RESOURCES.items()}
+    else:
         container["ports"] = [{"name": "metrics", "containerPort": api.PROGRESS_PORT, "protocol": "TCP"}]
         resources = _resources(spec)
         if resources:

@@ -75,7 +75,7 @@ def _published(observed: Observed, ledger: Ledger, record: ArtifactRecord, left:
         phase, reason = Phase.FAILED, Reason.GATE_FAILED
         message = (
             f"the evaluation's gate failed: {record.gate_message or 'no figure was given'}. "
-            f"{record.ref} is published as Failed and will not be served"
+            f"Nothing is published; the trained policy stays at {record.ref}"
         )
     return Decision(phase, reason, message, ledger, delete=left, plan=observed.plan, artifact=record)
 

@@ -23,6 +23,10 @@ from .starting import rendering, standing
 from .views import JobView, Observed
 
 
+NO_RESULT = "NoResult"
+"""Reason of a collect pod that could read the workspace and found no result: asking again gives the same answer."""
+
+
 def with_job(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, now: datetime) -> Decision:
     """Return what is to be done about the newest attempt's Job."""
     last = ledger.last
@@ -260,7 +264,8 @@ def _collect(
     digest = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
     if verdict is not None and verdict.failure is None and verdict.plan_digest == digest:
         return _succeeded(observed, spec, ledger, Success(verdict), now)
-    if not collect.finished:
+    final = verdict is not None and verdict.reason == NO_RESULT and verdict.plan_digest == digest
+    if not collect.finished and not final:
         return waiting
     words = verdict.message if verdict is not None else collect.failed_message or "no result.json was found"
     failure = Failure(FailureClass.RESULT_UNKNOWN, f"{end.message}; {words}")

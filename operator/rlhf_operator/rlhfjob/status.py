@@ -104,7 +104,7 @@ def _evaluation(before: RLHFJobStatus, spec: RLHFJobSpec, decision: Decision) ->
     if decision.artifact is None or spec.evaluation is None:
         return measured
     known = measured or EvaluationStatus()
-    words = cut(decision.artifact.gate_message) or None
+    words = cut("; ".join(filter(None, (decision.artifact.gate_message, known.message)))) or None
     return known.model_copy(update={"gate": decision.artifact.gate, "message": words})
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from rlhf_operator.api.algorithms import CriticInit
 from rlhf_operator.api.base import to_camel
-from rlhf_operator.api.data import DataRef
+from rlhf_operator.api.data import DataRef, Format
 from rlhf_operator.api.evaluation import Baseline
 from rlhf_operator.api.generation import RolloutEngine
+from rlhf_operator.api.pods import Offload
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.reasons import Reason
 
@@ -54,11 +55,25 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
         yield "lora"
     if spec.ppo is not None and spec.ppo.critic.init_from != CriticInit.POLICY:
         yield "ppo.critic.initFrom"
-    if spec.warm_start is not None and spec.warm_start.training.epochs is None:
-        yield "warmStart.training.steps"
+    if spec.ppo is not None and spec.dataset.format is Format.DEMONSTRATIONS:
+        yield "ppo with dataset.format Demonstrations"
+    if spec.compute.offload is not Offload.NONE and spec.compute.gpus_per_worker == 0:
+        yield "compute.offload without GPUs"
+    yield from _warm_start_fields(spec)
     if spec.output.s3 is not None:
         yield "output.s3"
     yield from _evaluation_fields(spec)
+
+
+def _warm_start_fields(spec: RLHFJobSpec) -> Iterator[str]:
+    if spec.warm_start is None:
+        return
+    training = spec.warm_start.training
+    if training.epochs is None:
+        yield "warmStart.training.steps"
+    # The default can't be told from a 1 that was written: a warm start runs with the job's own micro-batch.
+    if training.micro_batch_size not in (1, spec.training.micro_batch_size):
+        yield "warmStart.training.microBatchSize other than training.microBatchSize"
 
 
 def _evaluation_fields(spec: RLHFJobSpec) -> Iterator[str]:

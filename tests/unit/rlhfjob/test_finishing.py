@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from rlhf_operator.api.result import Comparison, TerminationMessage
+from rlhf_operator.rlhfjob.gate import passes
 from rlhf_operator.rlhfjob.reconcile import reconcile
 from rlhf_operator.rlhfjob.views import Observed
 
@@ -118,14 +120,67 @@ def test_a_published_artifact_completes_the_job(gate: str) -> None:
 
 def test_a_gate_that_failed_names_its_figures() -> None:
     words = "gold over Base: win rate 0.520, lower bound 0.480 < minWinRate 0.5 (200 prompts)"
-    said = verdict(artifact=artifact(gate="Failed", gateMessage=words))
+    said = verdict(artifact=artifact(gate="Failed", gateMessage=words, ref="workspace://assistant-1/policy"))
     spec = spec_of(evaluation=EVALUATION)
     view = trained(spec=spec, plan=frozen(spec), publish=publishing(complete=True, verdict=said))
     plan = reconcile(view, NOW)
     assert is_status(plan, "Failed") == "True/GateFailed"
     assert words in condition(plan, "Failed")["message"]
     assert is_status(plan, "Evaluated") == "True/GateFailed"
-    assert is_status(plan, "Published") == "True/Published"
+    # Nothing left the workspace.
+    assert is_status(plan, "Published") == "False/GateFailed"
+    for name in ("Published", "Failed"):
+        assert "workspace://assistant-1/policy" in condition(plan, name)["message"]
+    assert "is published" not in condition(plan, "Failed")["message"].replace("Nothing is published", "")
+    assert [event.reason for event in plan.events] == ["GateFailed", "GateFailed"]
+
+
+LIMITS: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    ({"minWinRate": 0.48}, {}, True),
+    ({"minWinRate": 0.49}, {}, False),
+    ({"minImprovement": 0.2}, {}, True),
+    ({"minImprovement": 0.2}, {"baseline": "WarmStart"}, False),
+    ({"minImprovement": 0.05}, {"baseline": "WarmStart"}, True),
+]
+
+
+@pytest.mark.parametrize(("limits", "figures", "passed"), LIMITS)
+def test_each_comparison_is_held_against_the_limits_that_are_its(
+    limits: dict[str, Any], figures: dict[str, Any], passed: bool
+) -> None:
+    spec = spec_of(evaluation={**EVALUATION, "minWinRate": None, **limits})
+    assert passes(Comparison.model_validate(COMPARISON | figures), spec) is passed
+
+
+def test_figures_that_did_not_fit_into_the_last_words_are_said_to_be_missing() -> None:
+    scorers = [{"name": f"scorer-{number}", "grader": {"length": {"max": 8}}} for number in range(14)]
+    names = [each["name"] for each in scorers]
+    spec = spec_of(
+        scorers=[*SPEC["scorers"], *scorers],
+        evaluation={**EVALUATION, "scorers": names, "baselines": ["Base", "WarmStart"]},
+        warmStart={
+            "dataset": {**SPEC["dataset"], "format": "Demonstrations"},
+            "training": {"epochs": 1, "batchSize": 8},
+        },
+    )
+    figures = [COMPARISON | {"scorer": name, "baseline": base} for name in names for base in ("Base", "WarmStart")]
+    said = TerminationMessage.model_validate_json(
+        verdict(planDigest=frozen(spec).digest, evaluation=figures, message="m" * 900).encode()
+    )
+    assert 5 < len(said.evaluation) < 28
+    view = running(spec, attempts=(job(1, dead(0, 0), dead(1, 0), complete=True, verdict=said),))
+    plan = reconcile(view, NOW)
+    assert plan.status is not None
+    missing = f"{28 - len(said.evaluation)} of 28 comparisons"
+    assert missing in plan.status["evaluation"]["message"]
+    published = verdict(artifact=artifact(gateMessage="held", planDigest=frozen(spec).digest))
+    after = replace(
+        view,
+        status=status_of(**plan.status),
+        raw_status=plan.status,
+        publish=publishing(complete=True, verdict=published),
+    )
+    assert f"held; {missing}" in condition(reconcile(after, NOW), "Evaluated")["message"]
 
 
 def test_a_gate_by_the_training_reward_warns() -> None:

@@ -291,6 +291,16 @@ def test_a_jobs_verdict_is_that_of_index_0() -> None:
     assert job_view(train_job(), pods[1:]).verdict is None
 
 
+def test_success_is_not_believed_of_a_trainer_that_exited_otherwise() -> None:
+    pod = running_pod(0)
+    ended = {"exitCode": 70, "message": verdict().encode().decode()}
+    pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended}
+    assert job_view(train_job(), [pod]).verdict is None
+    failed = verdict(failure="Crash", reason="Crash", message="m")
+    pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended | {"message": failed.encode().decode()}}
+    assert job_view(train_job(), [pod]).verdict == failed
+
+
 def test_a_bound_claim_has_the_modes_that_it_got() -> None:
     claim = {**CLAIM, "status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"]}}
     assert claim_view(claim).access_modes == ("ReadWriteOnce",)

@@ -299,6 +299,18 @@ def test_no_verdict_at_all_is_result_unknown_and_never_complete() -> None:
     assert waiting.status["phase"] == "Finishing"
 
 
+def test_a_workspace_without_a_result_is_asked_once() -> None:
+    said = verdict(failure="ResultUnknown", reason="NoResult", message="result.json is not there")
+    plan = reconcile(collected(verdict=said), NOW)
+    assert plan.status is not None
+    assert plan.status["attempts"][-1]["class"] == "ResultUnknown"
+    # What could not be read may be readable on another node.
+    unread = verdict(failure="ResultUnknown", reason="ResultUnreadable", message="I/O error")
+    still = reconcile(collected(verdict=unread), NOW)
+    assert still.status is not None
+    assert still.status["phase"] == "Finishing"
+
+
 def test_suspend_deletes_the_job_in_the_foreground_and_resume_counts_no_restart() -> None:
     spec = spec_of(suspend=True)
     stop = reconcile(running(spec), NOW)

@@ -32,6 +32,17 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
     ({"baseModel": {"hf": {"repo": "org/name"}}}, "baseModel.hf"),
     ({"dataset": {"s3": {"uri": "s3://bucket/x"}, "format": "Prompts"}}, "dataset.s3"),
     ({"output": {"s3": {"uri": "s3://bucket/x"}}}, "output.s3"),
+    ({"dataset": {**SPEC["dataset"], "format": "Demonstrations"}}, "ppo with dataset.format Demonstrations"),
+    ({"compute": {"workers": 2, "zeroStage": 2, "offload": "Optimizer"}}, "compute.offload without GPUs"),
+    (
+        {
+            "warmStart": {
+                "dataset": {**SPEC["dataset"], "format": "Demonstrations"},
+                "training": {"epochs": 1, "batchSize": 8, "microBatchSize": 2},
+            }
+        },
+        "warmStart.training.microBatchSize other than training.microBatchSize",
+    ),
     ({"guards": [{"name": "e", "entropy": {"min": 0.1}}]}, "guards[e].entropy"),
     ({"guards": [{"name": "d", "logProbDrift": {"max": 1}}]}, "guards[d].logProbDrift"),
     ({"evaluation": {**EVALUATION, "slices": {"columns": ["category"]}}}, "evaluation.slices"),
