@@ -26,9 +26,9 @@ from rlhf_operator.api.rlhfjob import (
     Offload,
     Optimizer,
     Precision,
+    Reward,
     RewardHackingGuard,
     RewardSaturationGuard,
-    Reward,
     SlowConvergenceGuard,
 )
 from rlhf_operator.api.shared import Columns, Format, Grader, Provenance

@@ -128,7 +128,7 @@ class TerminationMessage(Model):
         steps: tuple[dict[str, object], ...] = (
             {},
             {"message": self.message[:256]},
-            *({"evaluation": self.evaluation[:count]} for count in reversed(range(len(self.evaluation)))),
+            *(dict[str, object](evaluation=self.evaluation[:count]) for count in reversed(range(len(self.evaluation)))),
             {"figures": {}},
             {"message": ""},
         )

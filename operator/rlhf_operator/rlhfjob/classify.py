@@ -45,6 +45,7 @@ class Failure:
     failure: FailureClass
     message: str
     node: str | None = None
+    """The node that may be to blame: never that of a victim."""
     verdict: TerminationMessage | None = None
 
 
@@ -75,7 +76,10 @@ def ending(job: JobView, plan_digest: str | None, now: datetime) -> Ending:
     best = min(causes, key=lambda cause: ROOT_CAUSE_ORDER.index(cause.failure))
     if best.failure in (FailureClass.PEER_LOST, FailureClass.INTERRUPTED) and job.failed:
         return _without_root_cause(job, best)
-    return Failure(best.failure, best.message, best.node, verdict)
+    # Which of several began is not known, and no node is blamed on a guess.
+    alone = sum(cause.failure == best.failure for cause in causes) == 1 or job.workers == 1
+    blamed = best.node if alone and best.failure is not FailureClass.PEER_LOST else None
+    return Failure(best.failure, best.message, blamed, verdict)
 
 
 def _cause_of(pod: PodView, now: datetime) -> Failure | None:
@@ -127,7 +131,5 @@ def _without_root_cause(job: JobView, consequence: Failure) -> Failure:
     missing = sorted(set(range(job.workers)) - {index for index in present if index is not None})
     if consequence.failure is FailureClass.PEER_LOST and missing:
         named = ", ".join(str(index) for index in missing)
-        return Failure(
-            FailureClass.DISRUPTION, f"the pod of index {named} was deleted; {consequence.message}", consequence.node
-        )
-    return Failure(consequence.failure, consequence.message, consequence.node, job.verdict)
+        return Failure(FailureClass.DISRUPTION, f"the pod of index {named} was deleted; {consequence.message}")
+    return Failure(consequence.failure, consequence.message, None, job.verdict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,11 +22,12 @@ REASON_BYTES = 512
 SUCCEEDED = "Succeeded"
 """Class of an attempt that ended with rank 0's result."""
 
+_OWNER = re.compile(r"\battempt (\d{1,6}) owns the workspace")
+
 COUNTED = frozenset(
     {
         FailureClass.CRASH,
         FailureClass.STALLED,
-        FailureClass.GANG_NOT_SCHEDULED,
         FailureClass.OUT_OF_MEMORY,
         FailureClass.PEER_LOST,
         FailureClass.RESULT_UNKNOWN,
@@ -54,8 +56,12 @@ class Ledger:
         return last if last is not None and last.class_ is None else None
 
     def next_number(self, jobs: Sequence[JobView]) -> int:
-        """Return a number that no attempt ever had, as far as status and Jobs know."""
+        """Return a number that no attempt ever had, as far as status, Jobs and the workspace have said.
+
+        A job that is created again finds its workspace with the numbers of its former life.
+        """
         known = [record.number for record in self.records] + [job.attempt for job in jobs]
+        known += [owner for record in self.records if (owner := _owner_named(record)) is not None]
         return max(known, default=0) + 1
 
     def opened(self, number: int, micro_batch_size: int | None, start: datetime | None) -> Ledger:
@@ -71,20 +77,27 @@ class Ledger:
         return replace(self, records=(*self.records[:-1], last.model_copy(update={"from_": start})))
 
     def closed(
-        self, class_: str, reason: str, now: datetime, *, gpus: int, node: str | None = None, counted: bool = False
+        self, class_: str, reason: str, end: datetime, *, gpus: int, node: str | None = None, counted: bool = False
     ) -> Ledger:
-        """Return the ledger with the open attempt ended; `gpus` is what it held while it ran."""
+        """Return the ledger with the open attempt ended at `end`; `gpus` is what it held while it ran."""
         last = self.open
         if last is None:
             return self
-        update = {"class_": class_, "reason": cut(reason, REASON_BYTES), "node": node, "to": now}
+        end = max(end, last.from_) if last.from_ is not None else end
+        update = {"class_": class_, "reason": cut(reason, REASON_BYTES), "node": node, "to": end}
         record = last.model_copy(update=update)
         return replace(
             self,
             records=(*self.records[:-1], record),
             restarts=self.restarts + int(counted),
-            ended_gpu_hours=self.ended_gpu_hours + gpu_hours(last.from_, now, gpus),
+            ended_gpu_hours=self.ended_gpu_hours + gpu_hours(last.from_, end, gpus),
         )
+
+
+def _owner_named(record: Attempt) -> int | None:
+    """Return the attempt that owns the workspace, in the words of one that gave way to it."""
+    named = _OWNER.search(record.reason or "") if record.class_ == FailureClass.SUPERSEDED else None
+    return int(named[1]) if named is not None else None
 
 
 def ledger_of(status: RLHFJobStatus) -> Ledger:

@@ -42,6 +42,7 @@ def job_view(job: Manifest, pods: Sequence[Manifest]) -> JobView:
         deleting=meta.get("deletionTimestamp") is not None,
         complete=_condition(status, "Complete") is not None,
         failed=failed is not None,
+        ended_at=next(filter(None, (_since(status, kind) for kind in ("Complete", "Failed", "Suspended"))), None),
         failed_reason=(failed or {}).get("reason", ""),
         failed_message=(failed or {}).get("message", ""),
         pods=views,
@@ -74,6 +75,8 @@ def pod_view(pod: Manifest) -> PodView:
         waiting=_waiting(meta["name"], status),
         started=bool(state.get("running")) or bool(ended) or bool(container.get("started")),
         exit_code=ended.get("exitCode"),
+        scheduled_at=_since(status, "PodScheduled"),
+        ended_at=parse_time(ended.get("finishedAt")),
         exit_reason=ended.get("reason", ""),
         termination_message=ended.get("message", ""),
         busy=_busy(status),
@@ -138,6 +141,11 @@ def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None
     """Return the condition of this type when it is True."""
     found = (each for each in status.get("conditions") or () if each.get("type") == kind)
     return next((each for each in found if each.get("status") == "True"), None)
+
+
+def _since(status: Mapping[str, Any], kind: str) -> datetime | None:
+    """Return since when the condition of this type is True."""
+    return parse_time((_condition(status, kind) or {}).get("lastTransitionTime"))
 
 
 def _waiting(name: str, status: Mapping[str, Any]) -> str | None:

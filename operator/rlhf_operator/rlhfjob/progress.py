@@ -8,6 +8,14 @@ from typing import Any
 from rlhf_operator.api.jobstatus import CheckpointStatus, RLHFJobStatus
 from rlhf_operator.api.jobstatus import Progress as ProgressStatus
 from rlhf_operator.api.result import Progress, TerminationMessage
+from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.times import for_people
+
+from .ledger import Ledger
+from .views import Observed
+
+STALLED_AFTER = 2
+"""Times timeouts.progress: the watchdog beside the ranks comes first, and keeps their stacks."""
 
 
 def due(status: RLHFJobStatus, now: datetime, interval_seconds: float) -> bool:
@@ -38,6 +46,35 @@ def progress_status(
     if before is not None and after.model_copy(update={"updated_at": before.updated_at}) == before:
         return before
     return after
+
+
+def silent(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datetime) -> str | None:
+    """Return that a running attempt makes no steps and its own watchdog does not end it, None when it does or may.
+
+    Held only against readings that arrived: no answer is no news. What has no steps to show (a warm start, the
+    evaluations before the first step and after the last) is the watchdog's alone.
+    """
+    reading, before, running = observed.progress, observed.status.progress, ledger.open
+    if reading is None or running is None or running.from_ is None or reading.step >= reading.steps:
+        return None
+    since = running.from_
+    if progress_status(observed.status, reading, None, now) != before:
+        return None
+    patience = STALLED_AFTER * spec.timeouts.progress.seconds
+    if reading.reward is None:
+        # No step of this attempt is done.
+        if reading.step == 0 and (spec.warm_start is not None or spec.evaluation is not None):
+            return None
+        patience += spec.timeouts.startup.seconds
+    elif before is not None and before.updated_at is not None:
+        since = max(since, before.updated_at)
+    passed = (now - since).total_seconds()
+    if passed <= patience:
+        return None
+    return (
+        f"no new step after step {reading.step} for {for_people(passed)}, more than {for_people(patience)} "
+        "(timeouts.progress), and the trainer's own watchdog did not end it"
+    )
 
 
 def _final(last: ProgressStatus, verdict: TerminationMessage, now: datetime) -> ProgressStatus:

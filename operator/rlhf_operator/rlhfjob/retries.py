@@ -107,8 +107,8 @@ def delay(failures: int) -> timedelta:
 
 
 def _spinning(record: Attempt) -> bool:
-    """Whether an attempt ended so soon that another at once might only do the same."""
-    if record.class_ == FailureClass.SUPERSEDED:
+    """Whether an attempt ended so soon, or so, that another at once might only do the same."""
+    if record.class_ in (FailureClass.SUPERSEDED, FailureClass.GANG_NOT_SCHEDULED):
         return True
     asked_for = was_preempted(record) or (record.reason or "").startswith(ASKED_FOR)
     if asked_for or record.to is None:

@@ -19,9 +19,9 @@ from .classify import Failure, NoVerdict, Success, ending
 from .decision import Decision, Phase
 from .kueue import queueing
 from .ledger import COUNTED, SUCCEEDED, Ledger, was_preempted
+from .progress import silent
 from .starting import rendering, standing
 from .views import JobView, Observed
-
 
 NO_RESULT = "NoResult"
 """Reason of a collect pod that could read the workspace and found no result: asking again gives the same answer."""
@@ -51,9 +51,9 @@ def with_job(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView
     decision = Decision(Phase.RUNNING, Reason.RUNNING, "", ledger, apply=standing(observed, spec), plan=observed.plan)
     if job.suspended:
         return _queued(observed, spec, decision, job, now)
-    if job.started_at is not None and any(pod.node is not None for pod in job.pods):
+    if job.held_from is not None and any(pod.node is not None for pod in job.pods):
         # Before a pod has a node nothing is used; and a status that only notes the Job's own start is a write too many.
-        ledger = ledger.started(job.started_at)
+        ledger = ledger.started(job.held_from)
     decision = replace(decision, ledger=ledger)
     if startup.all_started(job):
         return _running(observed, spec, decision, job, now)
@@ -94,7 +94,7 @@ def _queued(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobV
     if open_ is not None and open_.from_ is not None:
         # Time in the queue costs nothing: the run so far is closed and the next one opened when it is admitted.
         words = f"{Reason.PREEMPTED.value}: {state.message}"
-        ledger = ledger.closed(FailureClass.DISRUPTION, words, now, gpus=gpus(spec))
+        ledger = ledger.closed(FailureClass.DISRUPTION, words, job.held_until(now), gpus=gpus(spec))
     return replace(
         decision,
         phase=Phase.QUEUED,
@@ -109,7 +109,7 @@ def _starting(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: Jo
     limit = startup.deadline(job, spec)
     if limit is not None and now >= limit:
         failure = Failure(FailureClass.GANG_NOT_SCHEDULED, startup.gave_up(job, spec))
-        return _failed(observed, spec, decision.ledger, failure, now)
+        return _failed(observed, spec, decision.ledger, failure, now, now)
     return replace(
         decision,
         phase=Phase.STARTING,
@@ -120,6 +120,9 @@ def _starting(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: Jo
 
 
 def _running(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobView, now: datetime) -> Decision:
+    silence = silent(observed, spec, decision.ledger, now)
+    if silence is not None:
+        return _failed(observed, spec, decision.ledger, Failure(FailureClass.STALLED, silence), now, now)
     next_reading = now + timedelta(seconds=observed.defaults.progress_interval_seconds)
     reason, message = _what_runs(observed, job)
     return replace(
@@ -150,7 +153,7 @@ def _stopping(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobVie
     digest = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
     finished = ending(job, digest, now)
     if isinstance(finished, Success):
-        return _succeeded(observed, spec, ledger, finished, now)
+        return _succeeded(observed, spec, ledger, finished, job.held_until(now))
     stop = why_stop(spec, ledger, now)
     decision = Decision(
         Phase.SUSPENDING if stop is not None else Phase.RESTARTING,
@@ -194,35 +197,37 @@ def _settle(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView,
 
 def _ended(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, job: JobView, now: datetime) -> Decision:
     digest = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
-    if job.started_at is not None:
-        ledger = ledger.started(job.started_at)
+    if job.held_from is not None:
+        ledger = ledger.started(job.held_from)
     end = ending(job, digest, now)
     if isinstance(end, NoVerdict):
         return _collect(observed, spec, ledger, job, end, now)
     if isinstance(end, Success):
-        return _succeeded(observed, spec, ledger, end, now)
-    return _failed(observed, spec, ledger, end, now)
+        return _succeeded(observed, spec, ledger, end, job.held_until(now))
+    return _failed(observed, spec, ledger, end, job.held_until(now), now)
 
 
-def _succeeded(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, success: Success, now: datetime) -> Decision:
+def _succeeded(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, success: Success, end: datetime) -> Decision:
     verdict = success.verdict
     words = verdict.message or verdict.reason
     return Decision(
         Phase.PUBLISHING,
         Reason.PUBLISHING,
         "training has succeeded; the artifact is published next",
-        ledger.closed(SUCCEEDED, words, now, gpus=gpus(spec)),
+        ledger.closed(SUCCEEDED, words, end, gpus=gpus(spec)),
         plan=observed.plan,
         verdict=verdict,
     )
 
 
-def _failed(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, failure: Failure, now: datetime) -> Decision:
+def _failed(
+    observed: Observed, spec: RLHFJobSpec, ledger: Ledger, failure: Failure, end: datetime, now: datetime
+) -> Decision:
     """Record the end and what follows. The Job itself goes in a later pass, when this is on record."""
     number = ledger.open.number if ledger.open is not None else 0
     gave_up = retries.verdict(failure, ledger, spec)
     counted = failure.failure in COUNTED and gave_up is None
-    closed = ledger.closed(failure.failure, failure.message, now, gpus=gpus(spec), node=failure.node, counted=counted)
+    closed = ledger.closed(failure.failure, failure.message, end, gpus=gpus(spec), node=failure.node, counted=counted)
     if gave_up is not None:
         return Decision(
             Phase.FAILED, gave_up.reason, gave_up.message, closed, plan=observed.plan, verdict=failure.verdict
@@ -258,18 +263,18 @@ def _collect(
     if collect is None:
         if observed.plan is None or isinstance(observed.plan.read(), str):
             failure = Failure(FailureClass.RESULT_UNKNOWN, f"{end.message}, and the plan's ConfigMap is gone too")
-            return _failed(observed, spec, ledger, failure, now)
+            return _failed(observed, spec, ledger, failure, job.held_until(now), now)
         return replace(waiting, create=(children.collect_job(rendering(observed, spec, observed.plan), job.attempt),))
     verdict = collect.verdict
     digest = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
     if verdict is not None and verdict.failure is None and verdict.plan_digest == digest:
-        return _succeeded(observed, spec, ledger, Success(verdict), now)
+        return _succeeded(observed, spec, ledger, Success(verdict), job.held_until(now))
     final = verdict is not None and verdict.reason == NO_RESULT and verdict.plan_digest == digest
     if not collect.finished and not final:
         return waiting
     words = verdict.message if verdict is not None else collect.failed_message or "no result.json was found"
     failure = Failure(FailureClass.RESULT_UNKNOWN, f"{end.message}; {words}")
-    return _failed(observed, spec, ledger, failure, now)
+    return _failed(observed, spec, ledger, failure, job.held_until(now), now)
 
 
 def _earliest(*moments: datetime | None) -> datetime | None:

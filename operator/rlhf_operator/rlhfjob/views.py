@@ -45,6 +45,10 @@ class PodView:
     """Whether the container `trainer` has started at least once."""
     exit_code: int | None = None
     """Of the container `trainer`; None while it has not ended."""
+    scheduled_at: datetime | None = None
+    """Since when its node holds what it asked for."""
+    ended_at: datetime | None = None
+    """When the container `trainer` ended."""
     exit_reason: str = ""
     """The kubelet's reason for its end: Completed, Error, OOMKilled."""
     termination_message: str = ""
@@ -79,6 +83,8 @@ class JobView:
     deleting: bool = False
     complete: bool = False
     failed: bool = False
+    ended_at: datetime | None = None
+    """When the Job controller saw its end, or suspended it."""
     failed_reason: str = ""
     failed_message: str = ""
     pods: tuple[PodView, ...] = ()
@@ -103,6 +109,25 @@ class JobView:
     def root_pod(self) -> PodView | None:
         """The newest pod of index 0."""
         return next((pod for pod in reversed(self.pods) if pod.index in (0, None)), None)
+
+    @property
+    def held_from(self) -> datetime | None:
+        """Since when a node holds resources for it: its first pod's, not that of a former life before a preemption."""
+        if self.started_at is None or self.suspended:
+            return None
+        scheduled = [pod.scheduled_at for pod in self.pods if pod.scheduled_at is not None]
+        return max(self.started_at, min(scheduled, default=self.started_at))
+
+    def held_until(self, now: datetime) -> datetime:
+        """Return when its last trainer ended, as far as anybody has said so; `now` while one may still run."""
+        said = [pod.ended_at for pod in self.pods if pod.ended_at is not None]
+        if self.ended_at is not None:
+            # Pods that were deleted say nothing any more.
+            said = said if len(said) == self.workers else [*said, self.ended_at]
+        elif len(said) < max(self.workers, len(self.pods)):
+            return now
+        # A node's clock may be wrong.
+        return min(max(said), now)
 
     def over(self, now: datetime) -> bool:
         """Whether no trainer of this attempt runs any more.

@@ -254,6 +254,7 @@ def test_a_pod_is_judged_by_the_trainer_alone() -> None:
     pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
     view = pod_view(pod)
     assert (view.exit_code, view.exit_reason, view.ended) == (137, "OOMKilled", True)
+    assert view.ended_at == NOW
     assert view.disruption == "EvictionByEvictionAPI"
 
 
@@ -289,6 +290,13 @@ def test_a_jobs_verdict_is_that_of_index_0() -> None:
     assert view.verdict == verdict()
     assert (view.attempt, view.role, view.workers, view.micro_batch_size) == (1, "train", 2, 4)
     assert job_view(train_job(), pods[1:]).verdict is None
+
+
+@pytest.mark.parametrize("kind", ["Complete", "Failed", "Suspended"])
+def test_a_jobs_end_is_the_controllers_word(kind: str) -> None:
+    ended = train_job()
+    ended["status"]["conditions"] = [{"type": kind, "status": "True", "lastTransitionTime": "2026-01-31T12:00:00Z"}]
+    assert job_view(ended, ()).ended_at == NOW
 
 
 def test_success_is_not_believed_of_a_trainer_that_exited_otherwise() -> None:

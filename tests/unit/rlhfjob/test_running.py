@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.result import Progress
 from rlhf_operator.rlhfjob.reconcile import reconcile
 from rlhf_operator.rlhfjob.views import Observed, WorkloadView
+from rlhf_trainer.errors import Superseded
+from rlhf_trainer.fencing import Workspace
 
 from .factory import (
     NOW,
@@ -354,7 +358,124 @@ def test_not_all_workers_within_the_startup_timeout_is_told_in_the_schedulers_wo
     assert late.status is not None
     assert late.status["attempts"][-1]["class"] == "GangNotScheduled"
     assert "0/3 nodes are available" in late.status["attempts"][-1]["reason"]
-    assert late.status["restarts"] == 1
+    # Only failures of the run itself count; a full cluster is waited for with back-off.
+    assert late.status["restarts"] == 0
+    full = running(spec_of(maxRestarts=0), attempts=early.attempts)
+    assert is_status(reconcile(full, NOW + timedelta(minutes=1)), "Failed") == "False/NotFinished"
+    records = [attempt(number, "GangNotScheduled") for number in (1, 2, 3)]
+    again = reconcile(observed(plan=frozen(), status=status_of(attempts=records)), NOW)
+    assert (again.create, again.wake_at) == ((), NOW + timedelta(seconds=40))
+
+
+BLAME: list[tuple[Any, str, str | None]] = [
+    ((dead(0, 82), dead(1, 70)), "Crash", "node-1"),
+    ((dead(0, 82), dead(1, 84)), "Stalled", "node-1"),
+    # Which of them kept the others waiting is not known.
+    ((dead(0, 84), dead(1, 84)), "Stalled", None),
+    ((dead(0, 82), dead(1, 82)), "PeerLost", None),
+    ((dead(0, 82),), "Disruption", None),
+]
+
+
+@pytest.mark.parametrize(("pods", "class_", "node"), BLAME)
+def test_no_node_is_blamed_for_what_another_did(pods: Any, class_: str, node: str | None) -> None:
+    plan = reconcile(running(attempts=(job(1, *pods, failed=True),)), NOW)
+    assert plan.status is not None
+    record = plan.status["attempts"][-1]
+    assert (record["class"], record.get("node")) == (class_, node)
+
+
+def test_a_job_created_again_steps_over_the_attempts_of_its_former_life(tmp_path: Path) -> None:
+    (tmp_path / "attempts" / "7").mkdir(parents=True)
+    # In the trainer's own words: they are what the number is read from.
+    with pytest.raises(Superseded) as gave_way:
+        Workspace(tmp_path, 1).check()
+    said = verdict(failure="Superseded", reason="Superseded", message=str(gave_way.value))
+    ended = dead(0, 83, said.encode().decode())
+    plan = reconcile(running(attempts=(job(1, ended, dead(1, 82), failed=True, verdict=said),)), NOW)
+    assert plan.status is not None
+    assert plan.status["attempts"][-1]["class"] == "Superseded"
+    after = observed(plan=frozen(), status=status_of(**plan.status))
+    assert names(reconcile(after, NOW + timedelta(seconds=10)).create) == ["Job/assistant-train-8"]
+
+
+def reading(step: int, reward: float | None = 0.5) -> Progress:
+    return Progress(plan_digest=frozen().digest, attempt=1, step=step, steps=8, reward=reward, updated_at=NOW)
+
+
+def stuck(
+    spec: Any = None,
+    step: int = 3,
+    reward: float | None = 0.5,
+    minutes: int = 41,
+    attempts_from: int = 1440,
+    **changes: Any,
+) -> Observed:
+    """An attempt that began a day ago and whose last reading changed so many minutes ago."""
+    known = {"step": step, "steps": 8, "reward": reward, "updatedAt": NOW - timedelta(minutes=minutes)}
+    records = [attempt(1, None, **{"from": NOW - timedelta(minutes=attempts_from)})]
+    status = status_of(attempts=records, planDigest=frozen(spec).digest, progress=known)
+    return running(spec, status=status, **({"progress": reading(step, reward)} | changes))
+
+
+WARM_UP = {
+    "dataset": {
+        "configMap": {"name": "prompts", "key": "train.jsonl"},
+        "format": "Demonstrations",
+    },
+    "training": {"epochs": 1, "batchSize": 8},
+}
+
+SILENCE: list[tuple[Observed, str | None]] = [
+    (stuck(), "Stalled"),
+    (stuck(minutes=39), None),
+    (stuck(progress=None), None),
+    (stuck(progress=reading(4)), None),
+    (stuck(step=8), None),
+    (stuck(step=0, reward=None), "Stalled"),
+    (stuck(spec_of(warmStart=WARM_UP), step=0, reward=None), None),
+    # Resumed where the attempt before it was: its own start counts.
+    (stuck(minutes=200, attempts_from=39), None),
+    (stuck(minutes=200, attempts_from=41), "Stalled"),
+]
+
+
+@pytest.mark.parametrize(
+    ("view", "class_"),
+    SILENCE,
+    ids=["stalled", "patience", "unread", "moves", "last", "never", "warm-start", "resumed", "resumed-late"],
+)
+def test_an_attempt_without_steps_is_ended_when_its_watchdog_does_not(view: Observed, class_: str | None) -> None:
+    plan = reconcile(view, NOW)
+    assert plan.status is not None
+    assert plan.status["attempts"][-1].get("class") == class_
+    assert plan.status["restarts"] == int(class_ is not None)
+    if class_ is not None:
+        assert "after step" in plan.status["attempts"][-1]["reason"]
+        after = replace(view, status=status_of(**plan.status), raw_status=plan.status)
+        assert [each.uid for each in reconcile(after, NOW).delete] == ["job-1"]
+
+
+def test_gpu_hours_are_those_of_the_pods_and_not_of_the_looks_at_them() -> None:
+    """The operator was down for two hours, and the Job waited half an hour for its first node."""
+    began, ended = NOW - timedelta(minutes=210), NOW - timedelta(hours=2)
+    pods = [dead(0, 70, scheduled_at=began), dead(1, 82, scheduled_at=began + timedelta(minutes=5))]
+    pods = [replace(each, ended_at=ended - timedelta(minutes=index)) for index, each in enumerate(pods)]
+    view = running(
+        gpu_spec(),
+        attempts=(job(1, *pods, failed=True, started_at=NOW - timedelta(hours=4)),),
+        status=status_of(attempts=[{"number": 1, "microBatchSize": 1}]),
+    )
+    plan = reconcile(view, NOW)
+    assert plan.status is not None
+    assert plan.status["cost"]["gpuHours"] == 1.5 * 8
+    # Its pods are gone: the Job controller's word on the end is what is left.
+    gone = replace(view, attempts=(job(1, failed=True, ended_at=ended, failed_message=GONE),))
+    records = status_of(attempts=[attempt(1, None, **{"from": began})])
+    assert reconcile(replace(gone, status=records), NOW).status["cost"]["gpuHours"] == 1.5 * 8  # type: ignore[index]
+
+
+GONE = "Pod team/assistant-train-1-1-xyz has condition DisruptionTarget matching FailJob rule at index 3"
 
 
 def test_a_sidecar_keeps_no_attempt_from_being_over() -> None:

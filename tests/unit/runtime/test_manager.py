@@ -69,7 +69,7 @@ class Queue:
 async def test_a_refused_write_comes_back(retriable: bool, expected: tuple[str, float | None]) -> None:
     failure = WriteFailure("create", JOBS, "team", "assistant-train-1", "Invalid", "no", retriable)
     executor, queue = Executor(failure), Queue()
-    manager: Any = Manager([Controller()], queue, SimpleNamespace(), lambda: NOW)  # type: ignore[arg-type, list-item]
+    manager: Any = Manager([Controller()], queue, SimpleNamespace(), lambda: NOW)  # type: ignore[arg-type]
     outcome = manager._observe_decide_act(KEY, Controller(), OBJ, None, executor)
     assert await outcome == "refused"
     assert queue.calls == [expected]
