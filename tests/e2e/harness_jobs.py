@@ -32,7 +32,7 @@ def ppo_spec(site: Site, **changes: Any) -> dict[str, Any]:
             "zeroStage": 2,
             # Threads that wait by spinning take the processor from those that work.
             "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
-            "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}},
+            "resources": {"requests": {"cpu": "10m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}},
         },
         "storage": {"claimName": CLAIM},
         "output": {"pvc": {"claimName": CLAIM, "path": "artifacts"}},

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def test_worker_without_memory_is_named_halved_once_and_then_failed(space: Space) -> None:
-    memory = {"requests": {"memory": "64Mi"}, "limits": {"memory": "560Mi"}}
+    memory = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "560Mi"}}
     space.submit("ppo", one_worker(space.site, compute={"resources": memory}))
     job = space.until("ppo", "the end of attempt 1", lambda job: classes_of(job)[:1] != [None], 240)
     assert classes_of(job)[0] == "OutOfMemory", attempts_of(job)
