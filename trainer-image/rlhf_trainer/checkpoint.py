@@ -16,9 +16,9 @@ from rlhf_operator.api.base import Model
 from rlhf_operator.api.result import CheckpointRecord, Digest
 
 from .distributed import Group
-from .errors import ConfigError
+from .errors import ConfigError, is_permanent
 from .fencing import Workspace
-from .files import digest_bytes, digest_file, files_below, sync_directory, sync_file, write_durably
+from .files import digest_bytes, digest_file, files_below, sync_below, sync_directory, write_durably
 
 COMPLETE_FILE = "COMPLETE.json"
 CHECKPOINTS = "checkpoints"
@@ -71,7 +71,8 @@ class Checkpoint:
             if path.stat().st_size != expected.size or digest_file(path) != expected.sha256:
                 raise ConfigError(
                     f"checkpoint {self.path}: {name} is not what COMPLETE.json says (size or SHA-256 differ); "
-                    "the storage changed it after it was written. Remove this folder to go on from the one before",
+                    "the storage changed it after it was written. To go on from the one before, remove this "
+                    "folder, then delete the job and create it again with the same name and spec",
                     reason="CheckpointCorrupt",
                 )
 
@@ -95,6 +96,8 @@ class CheckpointStore:
             folder.mkdir(parents=True)
         self._group.barrier("the start of a checkpoint")
         write(folder)
+        # Each rank syncs: another node's page cache is out of rank 0's reach.
+        sync_below(folder)
         self._group.barrier("a checkpoint")
         complete: Complete | None = None
         if self._group.is_main:
@@ -106,11 +109,9 @@ class CheckpointStore:
     def _complete(self, folder: Path, step: int) -> Complete:
         files = {}
         for path in files_below(folder):
-            sync_file(path)
             name = path.relative_to(folder).as_posix()
             files[name] = FileRecord(size=path.stat().st_size, sha256=digest_file(path))
-        for directory in {path.parent for path in files_below(folder)} | {folder}:
-            sync_directory(directory)
+        sync_below(folder)
         complete = Complete(
             plan_digest=self._plan_digest,
             phase=self._phase,
@@ -151,6 +152,8 @@ class CheckpointStore:
             except FileNotFoundError:
                 continue
             except (ValidationError, OSError) as error:
+                if isinstance(error, OSError) and not is_permanent(error):
+                    raise
                 raise ConfigError(f"checkpoint: {manifest} can't be read: {error}", "CheckpointCorrupt") from error
             if complete.plan_digest == self._plan_digest:
                 found.append(Checkpoint(path, complete))
@@ -169,6 +172,11 @@ class CheckpointStore:
         return self._group.broadcast(found, "the choice of a checkpoint")
 
 
+def _below_storage(checkpoint: Path) -> str:
+    """<workspace>/attempts/<n>/checkpoints/<name>: what a person finds on the claim, not where a pod mounts it."""
+    return checkpoint.relative_to(checkpoint.parents[4]).as_posix()
+
+
 def check_resumable(found: Checkpoint | None, world_size: int, minimum_step: int) -> None:
     """Refuse to go on from what isn't there, is too old, belongs to another world size, or is damaged."""
     step = found.step if found is not None else 0
@@ -184,7 +192,8 @@ def check_resumable(found: Checkpoint | None, world_size: int, minimum_step: int
         raise ConfigError(
             f"checkpoint {found.path} was written by {found.complete.world_size} ranks and this attempt has "
             f"{world_size}: a run keeps its world size. To go on with {world_size}, create a new RLHFJob whose "
-            f"baseModel is {found.path / POLICY_FOLDER} and name this job's artifact in parentArtifact",
+            f"baseModel is pvc://<this job's storage claim>/{_below_storage(found.path)}/{POLICY_FOLDER} and name this "
+            "job's artifact in parentArtifact",
             reason="WorldSize",
         )
     found.verify()

@@ -212,13 +212,20 @@ def figures(plan: TrainingPlan, workspace: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for subject in (BASE, WARM_START, POLICY):
         if _path(workspace, subject).is_file():
-            measured = read(workspace, subject)
-            means = {name: measured.mean(name) for name in scorers_of(plan)}
-            found |= {f"eval/{name}/{subject}": mean for name, mean in means.items() if mean is not None}
+            found |= {f"eval/{name}/{subject}": mean for name, mean in means(plan, workspace, subject).items()}
     return found
 
 
-def write_samples(plan: TrainingPlan, workspace: Path, count: int = 8) -> None:
+def means(plan: TrainingPlan, workspace: Path, subject: str) -> dict[str, float]:
+    """One measured policy's mean scores by scorer; a scorer that gave none is left out."""
+    measured = read(workspace, subject)
+    found = {name: measured.mean(name) for name in scorers_of(plan)}
+    return {name: mean for name, mean in found.items() if mean is not None}
+
+
+def write_samples(
+    plan: TrainingPlan, workspace: Path, count: int = 8, before_rename: Callable[[], None] = lambda: None
+) -> None:
     """Store some rows with every policy's text and scores, for people; spread evenly over the evaluation data."""
     rows = load_all(plan, workspace)[EVALUATION]
     subjects = [name for name in (BASE, WARM_START, "Parent", POLICY) if _path(workspace, name).is_file()]
@@ -235,12 +242,13 @@ def write_samples(plan: TrainingPlan, workspace: Path, count: int = 8) -> None:
     ]
     path = workspace / EVALUATION / SAMPLES_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, json.dumps(samples, ensure_ascii=False, indent=2).encode())
+    write_durably(path, json.dumps(samples, ensure_ascii=False, indent=2).encode(), before_rename)
 
 
-def record_scorers(workspace: Path, scorers: "Scorers") -> None:
+def record_scorers(workspace: Path, scorers: "Scorers", before_rename: Callable[[], None] = lambda: None) -> None:
     """Store the digests of all scorers, for the artifact's lineage: the publish pod never loads a grader."""
-    write_durably(workspace / SCORERS_FILE, json.dumps(scorers.digests(), indent=2, sort_keys=True).encode())
+    data = json.dumps(scorers.digests(), indent=2, sort_keys=True).encode()
+    write_durably(workspace / SCORERS_FILE, data, before_rename)
 
 
 def _path(workspace: Path, subject: str) -> Path:
@@ -261,5 +269,4 @@ def _store(measurement: Measurement, workspace: Path, before_rename: Callable[[]
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [measurement.header.model_dump_json(by_alias=True)]
     lines += [row.model_dump_json(by_alias=True) for row in measurement.rows]
-    before_rename()
-    write_durably(path, ("\n".join(lines) + "\n").encode())
+    write_durably(path, ("\n".join(lines) + "\n").encode(), before_rename)

@@ -4,17 +4,25 @@ An old attempt's pod may still run on a node that was cut off. It finds out by r
 """
 
 import re
+import secrets
+import time
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Result
 
-from .errors import ConfigError, Superseded
+from .errors import ConfigError, Superseded, is_permanent
 from .files import sync_directory, write_durably
 
 ATTEMPT_FILE = "ATTEMPT"
 RESULT_FILE = "result.json"
 ATTEMPTS = "attempts"
+CLAIM_FILE = "claim"
+BASE_MODEL_FILE = "base-model"
+# A network file system may show a new name late: its clients keep directories for up to a minute.
+CLAIM_SEEN_SECONDS = 75.0
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -28,25 +36,64 @@ class Workspace:
         self.own = root / ATTEMPTS / str(attempt)
 
     def open(self) -> None:
-        """Make this attempt's folder. Raises ConfigError when the storage is not there or can't be written."""
+        """Make this attempt's folder. Raises ConfigError when the storage is not there or can't ever be written."""
         if not self.root.parent.is_dir():
             raise ConfigError(f"storage: {self.root.parent} is not there: is the claim mounted?", reason="NoStorage")
         try:
             self.own.mkdir(parents=True, exist_ok=True)
             sync_directory(self.own.parent)
         except OSError as error:
+            if not is_permanent(error):
+                raise
             raise ConfigError(
                 f"storage: the workspace {self.root} can't be written: {error}; the claim must be mounted read-write "
                 "and its files belong to the pod's user or fsGroup",
                 reason="StorageReadOnly",
             ) from error
 
-    def claim(self) -> None:
-        """Take the workspace for this attempt. Raises Superseded when a newer one has it. Rank 0 only."""
+    def claim(self) -> str:
+        """Take the workspace for this attempt; returns what every rank must find there (`see_claim`). Rank 0 only.
+
+        Raises Superseded when a newer attempt has it.
+        """
         self.check()
         self.open()
         write_durably(self.root / ATTEMPT_FILE, f"{self.attempt}\n".encode())
+        nonce = secrets.token_hex(16)
+        write_durably(self.own / CLAIM_FILE, nonce.encode())
         self.check()
+        return nonce
+
+    def see_claim(self, nonce: str, rank: int, seconds: float = CLAIM_SEEN_SECONDS) -> None:
+        """Find what rank 0 wrote. Raises ConfigError when this rank's storage is not rank 0's."""
+        deadline = time.monotonic() + seconds
+        while self._claimed() != nonce.encode():
+            if time.monotonic() >= deadline:
+                raise ConfigError(
+                    f"storage: rank {rank} does not find in {self.own} what rank 0 wrote there: all workers must mount "
+                    "the same ReadWriteMany claim",
+                    reason="StorageNotShared",
+                )
+            time.sleep(min(0.5, seconds))
+
+    def _claimed(self) -> bytes:
+        try:
+            return (self.own / CLAIM_FILE).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def pin_base_model(self, digest: str, ref: str) -> None:
+        """Note the base model's digest in the first attempt; in later ones, raise ConfigError when it is another."""
+        path = self.root / BASE_MODEL_FILE
+        if not path.is_file():
+            self.publish(BASE_MODEL_FILE, digest.encode())
+            return
+        if (pinned := path.read_text()) != digest:
+            raise ConfigError(
+                f"baseModel: {ref} has digest {digest}, but had {pinned} when this run began: its files were changed "
+                "in between. Put them back, or create a new job for the new model",
+                reason="BaseModelChanged",
+            )
 
     def owner(self) -> int:
         """The highest attempt that ever claimed this workspace, 0 when none did.
@@ -91,7 +138,10 @@ def finished(root: Path, plan: TrainingPlan) -> Result | None:
     path = root / RESULT_FILE
     if not path.is_file():
         return None
-    result = Result.model_validate_json(path.read_bytes())
+    try:
+        result = Result.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"{path} can't be read: {str(error).splitlines()[0]}", reason="ResultUnreadable") from error
     if result.plan_digest != plan.digest():
         raise ConfigError(
             f"{path} belongs to plan {result.plan_digest}, not to {plan.digest()}: a workspace holds one plan",

@@ -1,8 +1,10 @@
 """Files that are whole or not there: durable writes and digests. What the files mean lives with their owners."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _BLOCK = 1 << 20
@@ -26,14 +28,33 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, so that a reader or a crash sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def sync_below(directory: Path) -> None:
+    """Make every file below a directory durable, and their names."""
+    for path in files_below(directory):
+        # A name that is gone was another rank's temporary one.
+        with contextlib.suppress(FileNotFoundError):
+            sync_file(path)
+    for folder in {path.parent for path in files_below(directory)} | {directory}:
+        sync_directory(folder)
+
+
+def write_durably(path: Path, data: bytes, before_rename: Callable[[], None] = lambda: None) -> None:
+    """Replace `path` by `data`, so that a reader or a crash sees the old content or the new, never a part.
+
+    `before_rename` may raise, and then nothing is replaced.
+    """
+    # Pods share folders, and each has its own process number 1.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        before_rename()
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

@@ -57,6 +57,7 @@ class Guards:
         self._settings_file = settings_file
         self._settings = LiveSettings()
         self.streaks: dict[str, int] = {guard.name: 0 for guard in guards}
+        self._settings_seen = False
         self.settings_error: str | None = None
 
     def check(self, step: int, figures: Mapping[str, float]) -> list[Violation]:
@@ -85,8 +86,9 @@ class Guards:
             return
         try:
             self._settings = LiveSettings.model_validate_json(self._settings_file.read_bytes())
-            self.settings_error = None
+            self._settings_seen, self.settings_error = True, None
         except FileNotFoundError:
-            self._settings, self.settings_error = LiveSettings(), None
+            if self._settings_seen:
+                self.settings_error = f"{self._settings_file} is gone: the actions read last stay in force"
         except (OSError, ValidationError) as error:
             self.settings_error = f"{self._settings_file}: {str(error).splitlines()[0]}"

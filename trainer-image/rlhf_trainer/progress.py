@@ -105,6 +105,11 @@ class Reporter:
         self.figures(figures)
         say("step", step=step, **{name: round_figure(value) for name, value in figures.items()}, warnings=warnings)
 
+    def evaluated(self, step: int, means: Mapping[str, float]) -> None:
+        """An evaluation between steps is done. means: mean score by scorer; rlhf_eval_score{scorer="helpful"}."""
+        self.figures({f"evalScore/{scorer}": mean for scorer, mean in means.items()})
+        say("evaluation", step=step, scores={scorer: round_figure(mean) for scorer, mean in means.items()})
+
     def figures(self, figures: Mapping[str, float]) -> None:
         """Set one gauge per figure; `score/helpful` becomes rlhf_score{scorer="helpful"}."""
         for name, value in figures.items():

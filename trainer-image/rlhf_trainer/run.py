@@ -8,7 +8,6 @@ from pathlib import Path
 from rlhf_operator.api.plan import TrainingPlan
 
 from .distributed import Group, join, leave
-from .errors import ConfigError
 from .fencing import Workspace, finished
 from .options import RunOptions, progress_port
 from .outcome import Outcome, leave_outcome, outcome_of
@@ -73,15 +72,9 @@ def _run(options: RunOptions) -> None:
 
 
 def _claim(workspace: Workspace, group: Group) -> None:
-    if group.is_main:
-        workspace.claim()
+    nonce = group.broadcast(workspace.claim() if group.is_main else "", "the claim of the workspace")
+    workspace.see_claim(nonce, group.rank)
     group.barrier("the claim of the workspace")
-    if not workspace.own.is_dir():
-        raise ConfigError(
-            f"storage: rank {group.rank} does not see {workspace.own}, which rank 0 just made: all workers must mount "
-            "the same ReadWriteMany claim",
-            reason="StorageNotShared",
-        )
 
 
 def _reporter(plan: TrainingPlan, options: RunOptions, group: Group) -> Reporter | None:

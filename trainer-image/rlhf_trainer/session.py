@@ -18,6 +18,7 @@ from .algorithms.ppo_trainer import PPOTrainer
 from .algorithms.rollout import RolloutWorker
 from .algorithms.sft import SFTTrainer
 from .checkpoint import POLICY_FOLDER, Checkpoint, CheckpointStore
+from .data.sources import confined
 from .distributed import Group
 from .errors import ConfigError
 from .fencing import RESULT_FILE, Workspace
@@ -73,7 +74,7 @@ class Session:
         sets = self._data()
         self._evaluation = sets.get(data.EVALUATION)
         if self._group.is_main and self._plan.evaluation is not None:
-            evaluate.record_scorers(self._workspace.root, self._scorers)
+            evaluate.record_scorers(self._workspace.root, self._scorers, self._workspace.check)
         self._measure_path(evaluate.BASE, self._base)
         start = self._base
         if self._plan.warm_start is not None:
@@ -85,7 +86,7 @@ class Session:
 
     def _check_base(self) -> str:
         """Hold the base model against what this trainer can do and against its digest."""
-        check_model_directory(self._base, "baseModel")
+        check_model_directory(confined(self._base, self._plan.base_model.ref), "baseModel")
         digest = ""
         if self._group.is_main:
             digest = digest_tree(self._base)
@@ -95,6 +96,7 @@ class Session:
                     f"baseModel: {self._plan.base_model.ref} has digest {digest}, but the spec names {expected}",
                     reason="DigestMismatch",
                 )
+            self._workspace.pin_base_model(digest, self._plan.base_model.ref)
         return self._group.broadcast(digest, "the digest of the base model")
 
     def _data(self) -> Mapping[str, Any]:
@@ -273,7 +275,10 @@ class Session:
         if evaluation is None or evaluation.every_steps is None or step == self._plan.training.steps:
             return
         if step % evaluation.every_steps == 0:
-            self._measure_policy(f"{evaluate.POLICY}@{step}", policy, f"step {step}")
+            subject = f"{evaluate.POLICY}@{step}"
+            self._measure_policy(subject, policy, f"step {step}")
+            if self._reporter is not None:
+                self._reporter.evaluated(step, evaluate.means(self._plan, self._workspace.root, subject))
 
     def _measure_policy(self, subject: str, policy: Any, version: str) -> None:
         def generate(rows: Sequence[Any], seeds: Sequence[int]) -> list[str]:
@@ -300,7 +305,7 @@ class Session:
             self._measure_policy(evaluate.POLICY, policy, policy_digest)
             if self._group.is_main:
                 comparisons = evaluate.comparisons(self._plan, self._workspace.root)
-                evaluate.write_samples(self._plan, self._workspace.root)
+                evaluate.write_samples(self._plan, self._workspace.root, before_rename=self._workspace.check)
                 found |= evaluate.figures(self._plan, self._workspace.root)
         if not self._group.is_main:
             return

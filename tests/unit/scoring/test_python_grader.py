@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from rlhf_operator.api.plan import PlanScorer
-from rlhf_scoring.errors import GraderFailed, ScorerConfigError
+from rlhf_scoring.errors import GraderFailed, SandboxError, ScorerConfigError
 from rlhf_scoring.judge import ROW_NUMBER
+from rlhf_scoring.sandbox import pool
 from rlhf_scoring.scorers import Scorers, build_scorers
 
 Make = Callable[..., Scorers]
@@ -162,6 +163,14 @@ def grade(prompt, response, row):
 def test_a_grader_that_cannot_be_loaded_is_a_config_error(python_grader: Make, source: str, words: str) -> None:
     with pytest.raises(ScorerConfigError, match=rf"(?s)scorer s: the grader grader\.py can't be loaded: .*{words}"):
         python_grader(source)
+
+
+def test_a_slow_import_is_no_word_on_the_grader(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = {"source": "import time\ntime.sleep(60)", "function": "grade", "file": "grader.py"}
+    with pool.ForkServer() as server:
+        monkeypatch.setattr(pool, "LOAD_SECONDS", 0.1)
+        with pytest.raises(SandboxError, match="importing a grader's module took longer"):
+            pool.Pool(server, load, workers=1, timeout_seconds=1)
 
 
 def test_an_entry_point_is_imported_from_the_image(build: Callable[..., Scorers]) -> None:

@@ -49,3 +49,14 @@ def test_settings_that_cannot_be_read_leave_the_last_good_ones_in_force(tmp_path
     assert guards.check(2, {"kl": float("nan")})[0].action is GuardAction.WARN
     assert guards.settings_error is not None
     assert "settings.json" in guards.settings_error
+
+
+def test_settings_that_are_gone_leave_the_last_good_ones_in_force(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"guardActions": {"finite": "Warn"}}))
+    guards = Guards([FINITE], settings)
+    guards.check(1, {"kl": 0.0})
+    settings.unlink()
+    assert guards.check(2, {"kl": float("nan")})[0].action is GuardAction.WARN
+    assert guards.settings_error is not None
+    assert "is gone" in guards.settings_error

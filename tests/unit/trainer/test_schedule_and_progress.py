@@ -63,5 +63,17 @@ def test_progress_and_metrics_are_served(capsys: pytest.CaptureFixture[str]) -> 
     assert [event["event"] for event in events] == ["step", "checkpoint"]
 
 
+def test_an_evaluation_between_steps_is_told_by_scorer(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter(DIGEST, attempt=1, steps=10)
+    port = reporter.serve(0)
+    try:
+        reporter.evaluated(5, {"helpful": 0.123456789})
+        assert b'rlhf_eval_score{scorer="helpful"} 0.123456789' in get(port, "/metrics")
+    finally:
+        reporter.close()
+    (event,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (event["event"], event["step"], event["scores"]) == ("evaluation", 5, {"helpful": 0.123457})
+
+
 def test_figures_have_prometheus_names() -> None:
     assert metric_name("klPerToken") == "rlhf_kl_per_token"

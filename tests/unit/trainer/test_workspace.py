@@ -1,6 +1,8 @@
 """Fencing, checkpoints and the journal on real folders."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from rlhf_trainer.checkpoint import COMPLETE_FILE, Checkpoint, CheckpointStore
 from rlhf_trainer.distributed import Group
 from rlhf_trainer.errors import ConfigError, Superseded
 from rlhf_trainer.fencing import Workspace
+from rlhf_trainer.files import write_durably
 from rlhf_trainer.journal import Journal, Key, text_hash
 
 PLAN = "sha256:" + "a" * 64
@@ -66,6 +69,63 @@ def test_a_superseded_attempt_completes_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(Superseded):
         old.save(5, write)
     assert store(Workspace(first.root, 2)).complete() == []
+
+
+def test_a_rank_with_another_storage_is_told_so_although_it_has_a_folder_of_the_same_name(tmp_path: Path) -> None:
+    main, same, other = (Workspace(tmp_path / claim / "job-1", 1) for claim in ("a", "a", "b"))
+    for one in (main, same, other):
+        one.root.parent.mkdir(exist_ok=True)
+        one.open()
+    nonce = main.claim()
+    same.see_claim(nonce, rank=1)
+    with pytest.raises(ConfigError, match="rank 2 does not find") as caught:
+        other.see_claim(nonce, rank=2, seconds=0)
+    assert caught.value.reason == "StorageNotShared"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EROFS, ConfigError), (errno.EACCES, ConfigError), (errno.ESTALE, OSError)]
+)
+def test_storage_that_fails_for_now_is_no_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    owner = workspace(tmp_path)
+    checkpoints = store(owner)
+    save(checkpoints, 5)
+
+    def fail(*arguments: object, **options: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(kind):
+        owner.open()
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(kind):
+        checkpoints.complete()
+
+
+def test_two_pods_that_write_the_same_name_at_once_leave_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "same"
+    write_durably(path, b"outer", before_rename=lambda: write_durably(path, b"inner"))
+    assert path.read_bytes() == b"outer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_is_refused_before_its_rename_leaves_nothing_behind(tmp_path: Path) -> None:
+    first = workspace(tmp_path, 1)
+    workspace(tmp_path, 2)
+    with pytest.raises(Superseded):
+        write_durably(first.root / "scorers.json", b"{}", first.check)
+    assert [path.name for path in first.root.iterdir() if "scorers" in path.name] == []
+
+
+def test_the_base_model_of_the_first_attempt_is_that_of_all(tmp_path: Path) -> None:
+    workspace(tmp_path, 1).pin_base_model("sha256:one", "pvc://models/base")
+    second = workspace(tmp_path, 2)
+    second.pin_base_model("sha256:one", "pvc://models/base")
+    with pytest.raises(ConfigError, match="sha256:two, but had sha256:one") as caught:
+        second.pin_base_model("sha256:two", "pvc://models/base")
+    assert caught.value.reason == "BaseModelChanged"
 
 
 def test_the_newest_are_kept_and_the_rest_removed(tmp_path: Path) -> None:
@@ -125,6 +185,7 @@ def test_another_world_size_is_refused_with_both_numbers_and_the_way_out(tmp_pat
     with pytest.raises(ConfigError, match="written by 4 ranks and this attempt has 1") as caught:
         store(owner).newest()
     assert "parentArtifact" in caught.value.message
+    assert "pvc://<this job's storage claim>/job-1/attempts/1/checkpoints/step-00000005/policy" in caught.value.message
 
 
 def test_a_lost_checkpoint_is_not_silently_retrained(tmp_path: Path) -> None:

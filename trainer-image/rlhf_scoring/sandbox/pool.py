@@ -156,7 +156,7 @@ class Pool:
     def __init__(self, server: ForkServer, load: dict[str, Any], *, workers: int, timeout_seconds: float) -> None:
         """Start one worker, so that what can't be loaded is known at once; the others start when they are needed.
 
-        Raises LoadFailed.
+        Raises LoadFailed; SandboxError when it takes too long.
         """
         self._server = server
         self._load = frames.encode(load)
@@ -216,7 +216,8 @@ class Pool:
             answer = frames.receive(connection, worker.buffer, frames.REPLY_BYTES)
         except TimeoutError:
             self._discard(worker)
-            raise LoadFailed(f"importing it took longer than {LOAD_SECONDS:.0f} s") from None
+            # A busy node may take as long: another attempt can help, so this is no word on the grader.
+            raise SandboxError(f"importing a grader's module took longer than {LOAD_SECONDS:.0f} s") from None
         except (OSError, frames.FrameError) as error:
             raise LoadFailed(f"its worker {self._discard(worker, _DEATH_GRACE_SECONDS)}: {error}") from error
         if answer is None:
