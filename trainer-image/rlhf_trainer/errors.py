@@ -87,9 +87,3 @@ class Crash(TrainerError):
     """Anything else."""
 
     failure = FailureClass.CRASH
-
-
-CLASSES: dict[FailureClass, type[TrainerError]] = {
-    kind.failure: kind
-    for kind in (ConfigError, GuardStopped, OutOfMemory, PeerLost, Superseded, Interrupted, Stalled, Crash)
-}

@@ -110,6 +110,10 @@ class Reporter:
         self.figures({f"evalScore/{scorer}": mean for scorer, mean in means.items()})
         say("evaluation", step=step, scores={scorer: round_figure(mean) for scorer, mean in means.items()})
 
+    def scorer_times(self, seconds: Mapping[str, float]) -> None:
+        """The 95th percentile of the time per text, by scorer, on rank 0: rlhf_scorer_seconds_p95{scorer="helpful"}."""
+        self.figures({f"scorerSecondsP95/{scorer}": value for scorer, value in seconds.items()})
+
     def figures(self, figures: Mapping[str, float]) -> None:
         """Set one gauge per figure; `score/helpful` becomes rlhf_score{scorer="helpful"}."""
         for name, value in figures.items():
@@ -130,7 +134,7 @@ class Reporter:
 
 
 def metric_name(figure: str) -> str:
-    """The Prometheus name of a figure: klPerToken becomes rlhf_kl_per_token."""
+    """The Prometheus name of a figure: klPerToken becomes rlhf_kl_per_token, secondsP95 rlhf_seconds_p95."""
     return "rlhf_" + "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in figure)
 
 

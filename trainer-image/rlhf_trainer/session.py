@@ -254,7 +254,7 @@ class Session:
             beat=self._beat,
             reporter=self._reporter,
             save_policy=lambda folder: self._save_policy(trainer.weights, folder / POLICY_FOLDER),
-            after_step=lambda step: self._evaluate_at(step, policy),
+            after_step=lambda step: self._after_step(step, policy),
             after_save=lambda checkpoint: self._forget(journal),
         )
         done = loop.resume(self._options.min_checkpoint_step)
@@ -269,6 +269,11 @@ class Session:
         kept = self._store("step").complete()
         if kept:
             journal.forget(kept[0].step)
+
+    def _after_step(self, step: int, policy: Any) -> None:
+        if self._reporter is not None:
+            self._reporter.scorer_times({name: self._scorers.timing(name).p95_seconds for name in self._scorers.names})
+        self._evaluate_at(step, policy)
 
     def _evaluate_at(self, step: int, policy: Any) -> None:
         evaluation = self._plan.evaluation

@@ -68,6 +68,8 @@ def test_an_evaluation_between_steps_is_told_by_scorer(capsys: pytest.CaptureFix
     port = reporter.serve(0)
     try:
         reporter.evaluated(5, {"helpful": 0.123456789})
+        reporter.scorer_times({"helpful": 0.5})
+        assert b'rlhf_scorer_seconds_p95{scorer="helpful"} 0.5' in get(port, "/metrics")
         assert b'rlhf_eval_score{scorer="helpful"} 0.123456789' in get(port, "/metrics")
     finally:
         reporter.close()

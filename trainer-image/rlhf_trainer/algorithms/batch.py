@@ -1,6 +1,5 @@
 """A step's responses with everything the update needs, the same on every rank. Making them is in rollout.py."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -65,8 +64,3 @@ def model_inputs(
     tokens = torch.cat([prompt_tokens, response_tokens], dim=1)
     mask = torch.cat([prompt_mask, response_mask.long()], dim=1)
     return tokens, mask, int(prompt_tokens.shape[1])
-
-
-def micro_batches(rows: Tensor, size: int) -> Iterator[Tensor]:
-    """Cut [n] row numbers into pieces of at most `size`."""
-    yield from rows.split(size)
