@@ -8,9 +8,10 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,18 +28,19 @@ from rlhf_operator.api.result import Result, TerminationMessage
 from .cgroup import memory_limit_bytes, oom_kills
 from .checkpoint import CheckpointStore
 from .distributed import Group
-from .errors import ConfigError, Crash, Interrupted, PeerLost, TrainerError
+from .errors import ConfigError, Crash, Interrupted, PeerLost, Stalled, TrainerError
 from .fencing import Workspace, finished
 from .options import RunOptions
-from .outcome import Outcome, outcome_of, read_outcomes, root_cause
+from .outcome import HELPER_LOST, Outcome, outcome_of, read_outcomes, root_cause
 from .plans import read_plan
 from .progress import say
 from .signals import RUN_DIRECTORY_VARIABLE, grace_seconds
-from .termination import success_message, write_termination_message
+from .termination import failure_message, success_message, write_termination_message
 from .watchdog import Watchdog
 
+# What the main thread gets to answer SIGTERM by itself.
+_ANSWER_SECONDS = 3.0
 _SIGKILL_CODES = (-9, 137)
-_MAY_BE_MEMORY = (FailureClass.CRASH, FailureClass.PEER_LOST)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ def launch(options: RunOptions) -> int:
     # PID 1 has no default handlers: without this, SIGTERM would be lost until the agent listens.
     signal.signal(signal.SIGTERM, _stop_before_start)
     plan: TrainingPlan | None = None
+
+    def give_up() -> None:
+        outcome = outcome_of(0, Interrupted("asked to stop while waiting for the other workers"))
+        os._exit(_end(plan, options, outcome, None))
+
+    _leave_when_stopped_while_waiting(give_up)
     result: Result | None = None
     try:
         plan = read_plan(options.plan)
@@ -88,6 +96,27 @@ def launch(options: RunOptions) -> int:
     if result is not None:
         outcome = Outcome(rank=0, at=datetime.now(UTC))
     return _end(plan, options, outcome, result)
+
+
+def _leave_when_stopped_while_waiting(give_up: Callable[[], None]) -> None:
+    """Call `give_up` when SIGTERM comes before a rank has started and the main thread can't answer.
+
+    Waiting for the other pods happens inside torch's store, where Python's handlers don't run; only the interpreter's
+    own handler does, which writes to a file descriptor.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        # The writer is named so that it lives as long as this thread.
+        while writer and signal.SIGTERM not in reader.recv(16):
+            pass
+        time.sleep(_ANSWER_SECONDS)
+        if not any(Path(os.environ.get(RUN_DIRECTORY_VARIABLE, os.devnull)).glob("heartbeat-*")):
+            give_up()
+
+    threading.Thread(target=watch, name="early-stop", daemon=True).start()
 
 
 def _stop_before_start(number: int, frame: object) -> None:
@@ -138,7 +167,12 @@ def _attempt(plan: TrainingPlan, options: RunOptions, place: Place, kills_before
         os.environ[RUN_DIRECTORY_VARIABLE] = folder
         stacks = options.workspace / "attempts" / str(options.attempt) / "stacks"
         watchdog = Watchdog(
-            run_directory, stacks, plan.timeouts.progress_seconds, plan.timeouts.startup_seconds, place.processes
+            run_directory,
+            stacks,
+            plan.timeouts.progress_seconds,
+            plan.timeouts.startup_seconds,
+            place.processes,
+            lambda stalled: _leave_stalled(plan, options, stalled),
         )
         watchdog.start()
         killed: dict[int, int] = {}
@@ -152,6 +186,9 @@ def _attempt(plan: TrainingPlan, options: RunOptions, place: Place, kills_before
             interrupted = True
         except ChildFailedError as error:
             killed = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except Interrupted:
+            # SIGTERM before the agent listened for it.
+            raise
         except Exception as error:
             # The agents' own rendezvous: a pod that never came, or pod 0's store gone.
             trouble = outcome_of(0, PeerLost(f"the workers did not come together: {error}", reason="Rendezvous"))
@@ -161,9 +198,17 @@ def _attempt(plan: TrainingPlan, options: RunOptions, place: Place, kills_before
             watchdog.close()
         outcomes = read_outcomes(run_directory)
     if watchdog.stalled is not None:
-        message = f"{watchdog.stalled}; stacks are in {stacks}"
-        return Outcome(rank=0, failure=FailureClass.STALLED, reason="Stalled", message=message, at=datetime.now(UTC))
+        return outcome_of(0, Stalled(f"{watchdog.stalled}; stacks are in {stacks}"))
     return _explain(outcomes, killed, interrupted, trouble, kills_before)
+
+
+def _leave_stalled(plan: TrainingPlan, options: RunOptions, stalled: str) -> None:
+    """End at once, without a look at the storage: it may be what hangs."""
+    outcome = outcome_of(0, Stalled(f"{stalled}; the ranks did not end when they were killed, or the storage hangs"))
+    write_termination_message(
+        failure_message(plan.digest(), options.attempt, FailureClass.STALLED, outcome.reason, outcome.message)
+    )
+    os._exit(int(outcome.exit_code))
 
 
 def _explain(
@@ -186,8 +231,10 @@ def _explain(
     if trouble is not None:
         found.append(trouble)
     if (cause := root_cause(found)) is not None:
-        # A helper of a rank that was killed takes the rank's work with it, whatever the rank says of it.
-        return _out_of_memory(cause.rank) if grown and cause.failure in _MAY_BE_MEMORY else cause
+        # A grader's worker may have been killed for memory long before, at the cost of one score: the counter alone
+        # proves nothing of this end. A rank that lost its helper for good names it.
+        helper = grown and cause.failure is FailureClass.CRASH and cause.reason == HELPER_LOST
+        return _out_of_memory(f"a helper of rank {cause.rank}", cause.rank) if helper else cause
     if interrupted:
         return Outcome(
             rank=0,
@@ -202,7 +249,7 @@ def _explain(
 def _silent(rank: int, code: int, out_of_memory: bool, interrupted: bool) -> Outcome:
     """The outcome of a rank that left no words, from its exit code (negative: a signal's number)."""
     if code in _SIGKILL_CODES and out_of_memory:
-        return _out_of_memory(rank)
+        return _out_of_memory(f"rank {rank}", rank)
     failure, reason = (
         (FailureClass.INTERRUPTED, "Interrupted") if interrupted or code == -15 else (FailureClass.CRASH, "Killed")
     )
@@ -210,14 +257,14 @@ def _silent(rank: int, code: int, out_of_memory: bool, interrupted: bool) -> Out
     return Outcome(rank=rank, failure=failure, reason=reason, message=f"rank {rank} {ended}", at=datetime.now(UTC))
 
 
-def _out_of_memory(rank: int) -> Outcome:
+def _out_of_memory(killed: str, rank: int) -> Outcome:
     limit = memory_limit_bytes()
     room = f" of {limit / 2**30:.1f} GiB" if limit is not None else ""
     return Outcome(
         rank=rank,
         failure=FailureClass.OUT_OF_MEMORY,
         reason="OOMKilled",
-        message=f"the kernel killed rank {rank}: the container's memory limit{room} was reached; lower "
+        message=f"the kernel killed {killed}: the container's memory limit{room} was reached; lower "
         "training.microBatchSize, or raise compute.resources",
         at=datetime.now(UTC),
     )

@@ -15,6 +15,8 @@ from .errors import ConfigError, Crash, OutOfMemory, PeerLost, TrainerError
 from .files import write_durably
 from .signals import RUN_DIRECTORY_VARIABLE
 
+HELPER_LOST = "HelperLost"
+
 # In the order in which they explain an attempt: a consequence never hides a cause.
 _CONSEQUENCES = {FailureClass.PEER_LOST: 2, FailureClass.INTERRUPTED: 1}
 
@@ -46,6 +48,8 @@ def classify(error: BaseException) -> TrainerError:
     # By name: scoring is a package below this one that knows nothing of exit codes.
     if type(error).__name__ in {"ScorerConfigError", "GraderFailed"}:
         return ConfigError(str(error), reason=type(error).__name__)
+    if type(error).__name__ == "SandboxError":
+        return Crash(str(error), reason=HELPER_LOST)
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return OutOfMemory(f"out of memory: {_first_line(error)}")
     if is_peer_lost(error):

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .signals import STACK_SIGNAL, grace_seconds
@@ -16,19 +16,29 @@ from .signals import STACK_SIGNAL, grace_seconds
 _PERIOD_SECONDS = 0.5
 # Long enough for the ranks of other pods, which stall with ours, to have their stacks written too.
 STACKS_SECONDS = 5.0
+# For the agent to collect its killed ranks and for the last words. Storage that hangs can hold up both for ever.
+LEAVE_SECONDS = 60.0
 
 
 class Watchdog:
     """A thread beside the agent."""
 
     def __init__(
-        self, run_directory: Path, stacks: Path, progress_seconds: float, startup_seconds: float, ranks: int
+        self,
+        run_directory: Path,
+        stacks: Path,
+        progress_seconds: float,
+        startup_seconds: float,
+        ranks: int,
+        leave: Callable[[str], None] = lambda stalled: None,
     ) -> None:
+        """leave: ends this process when it still runs LEAVE_SECONDS after its ranks were killed."""
         self._run_directory = run_directory
         self._stacks = stacks
         self._progress_seconds = progress_seconds
         self._startup_seconds = startup_seconds
         self._ranks = ranks
+        self._leave = leave
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._started = time.time()
@@ -51,7 +61,10 @@ class Watchdog:
             silent = self._silence()
             if silent is not None:
                 self.stalled = silent
-                self._keep_stacks()
+                self._end_ranks()
+                timer = threading.Timer(LEAVE_SECONDS, self._leave, [silent])
+                timer.daemon = True
+                timer.start()
                 return
 
     def _silence(self) -> str | None:
@@ -67,24 +80,34 @@ class Watchdog:
                 return f"no new step for {since:.0f} s (local rank {local_rank}; timeouts.progress is {limit:.0f} s)"
         return None
 
-    def _keep_stacks(self) -> None:
+    def _end_ranks(self) -> None:
         """Have every rank write its stacks, note what the kernel says of it, and end it."""
         pids = child_ranks()
+        notes = {pid: _kernel_words(pid) for pid in pids}
         for pid in pids:
-            self._note_process(pid)
             _signal(pid, STACK_SIGNAL)
             # A stopped process writes its stacks only once it goes on; it is killed a moment later.
             _signal(pid, signal.SIGCONT)
+        # The storage may be what hangs: the ranks end whether or not it takes the notes.
+        threading.Thread(target=self._write_notes, args=(notes,), name="stacks", daemon=True).start()
         self._stop.wait(STACKS_SECONDS)
         for pid in pids:
             _signal(pid, signal.SIGKILL)
 
-    def _note_process(self, pid: int) -> None:
+    def _write_notes(self, notes: Mapping[int, str]) -> None:
         with contextlib.suppress(OSError):
             self._stacks.mkdir(parents=True, exist_ok=True)
-            status = Path(f"/proc/{pid}/status").read_text()
-            wait = Path(f"/proc/{pid}/wchan").read_text()
-            (self._stacks / f"pid-{pid}.txt").write_text(f"{status}\nwchan: {wait}\n")
+            for pid, text in notes.items():
+                (self._stacks / f"pid-{pid}.txt").write_text(text)
+
+
+def _kernel_words(pid: int) -> str:
+    """Status of a process and where in the kernel it waits."""
+    found = []
+    for name in ("status", "wchan"):
+        with contextlib.suppress(OSError):
+            found.append(f"{name}: {Path(f'/proc/{pid}/{name}').read_text()}\n")
+    return "".join(found)
 
 
 def child_ranks() -> list[int]:

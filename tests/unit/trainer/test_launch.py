@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from rlhf_operator.api.exitcodes import FailureClass
+from rlhf_scoring.errors import SandboxError
 from rlhf_trainer import launch, watchdog
 from rlhf_trainer.errors import ConfigError, PeerLost
 from rlhf_trainer.launch import Place, _explain, wait_for_name
-from rlhf_trainer.outcome import Outcome
+from rlhf_trainer.outcome import Outcome, outcome_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def said(failure: FailureClass | None, rank: int = 0) -> Outcome:
-    return Outcome(rank=rank, failure=failure, reason="Said", message="last words", at=NOW)
+def said(failure: FailureClass | None, rank: int = 0, reason: str = "Said") -> Outcome:
+    return Outcome(rank=rank, failure=failure, reason=reason, message="last words", at=NOW)
 
 
 def explain(
@@ -49,8 +51,18 @@ def test_a_rank_killed_without_a_word_is_out_of_memory_only_if_the_kernel_counte
 
 
 def test_a_rank_whose_helper_was_killed_for_memory_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = explain(monkeypatch, [said(FailureClass.CRASH)], {0: 70}, kills=1)
+    lost = outcome_of(0, SandboxError("the graders' fork server ended with code -9"))
+    found = explain(monkeypatch, [lost], {0: 70}, kills=1)
     assert found.failure is FailureClass.OUT_OF_MEMORY
+    assert "a helper of rank 0" in found.message
+    assert explain(monkeypatch, [lost], {0: 70}, kills=0).failure is FailureClass.CRASH
+
+
+@pytest.mark.parametrize("failure", [FailureClass.CRASH, FailureClass.PEER_LOST])
+def test_a_grader_that_was_killed_for_memory_and_replaced_explains_no_later_end(
+    monkeypatch: pytest.MonkeyPatch, failure: FailureClass
+) -> None:
+    assert explain(monkeypatch, [said(failure)], {0: 70}, kills=1).failure is failure
 
 
 def test_a_helper_killed_for_memory_does_not_excuse_a_guard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +113,33 @@ def test_only_pid_1_reaps() -> None:
     reap()
     assert child.wait(30) == 3
     assert child.pid not in watchdog.child_ranks()
+
+
+def test_a_hang_of_the_storage_itself_does_not_save_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "STACKS_SECONDS", 0.05)
+    monkeypatch.setattr(watchdog, "LEAVE_SECONDS", 0.05)
+    code = "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); print(1, flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as rank:
+        assert rank.stdout is not None
+        rank.stdout.readline()
+        monkeypatch.setattr(watchdog, "child_ranks", lambda: [rank.pid])
+        # Whoever opens a pipe that nobody reads waits for ever, as on a dead file server.
+        os.mkfifo(tmp_path / f"pid-{rank.pid}.txt")
+        (tmp_path / "heartbeat-0").touch()
+        os.utime(tmp_path / "heartbeat-0", (0, 0))
+        left: list[str] = []
+        gone = threading.Event()
+
+        def leave(stalled: str) -> None:
+            left.append(stalled)
+            gone.set()
+
+        made = watchdog.Watchdog(tmp_path, tmp_path, 1.0, 1.0, 1, leave)
+        made.start()
+        try:
+            assert rank.wait(60) == -9
+            assert gone.wait(60)
+        finally:
+            rank.kill()
+            made.close()
+    assert "no new step" in left[0]
