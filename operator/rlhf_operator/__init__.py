@@ -1,0 +1,1 @@
+"""The operator: reinforcement learning from feedback as Kubernetes resources."""
