@@ -41,7 +41,10 @@ class Watchdog:
         self._leave = leave
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._started = time.time()
+        self._started = time.monotonic()
+        self._beats: dict[int, tuple[int, float]] = {}
+        """By local rank: when its file says it beat last, and when that was first seen. Only the latter is counted
+        from, for the wall clock may be set while a run goes on."""
         self.stalled: str | None = None
         """Says what was found, once a rank stalled."""
 
@@ -69,11 +72,14 @@ class Watchdog:
 
     def _silence(self) -> str | None:
         """Say which rank has been silent for too long, or None."""
-        now = time.time()
+        now = time.monotonic()
         for local_rank in range(self._ranks):
             beat = self._run_directory / f"heartbeat-{local_rank}"
             try:
-                since, limit = now - beat.stat().st_mtime, self._progress_seconds
+                written, limit = beat.stat().st_mtime_ns, self._progress_seconds
+                if local_rank not in self._beats or self._beats[local_rank][0] != written:
+                    self._beats[local_rank] = (written, now)
+                since = now - self._beats[local_rank][1]
             except FileNotFoundError:
                 since, limit = now - self._started, self._startup_seconds + self._progress_seconds
             if since > limit:

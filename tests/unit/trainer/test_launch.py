@@ -115,7 +115,10 @@ def test_only_pid_1_reaps() -> None:
     assert child.pid not in watchdog.child_ranks()
 
 
-def test_a_hang_of_the_storage_itself_does_not_save_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("clock", [0, 1 << 32], ids=["clock behind", "clock ahead"])
+def test_a_hang_of_the_storage_itself_does_not_save_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: int
+) -> None:
     monkeypatch.setattr(watchdog, "STACKS_SECONDS", 0.05)
     monkeypatch.setattr(watchdog, "LEAVE_SECONDS", 0.05)
     code = "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); print(1, flush=True); signal.pause()"
@@ -126,7 +129,7 @@ def test_a_hang_of_the_storage_itself_does_not_save_the_ranks(tmp_path: Path, mo
         # Whoever opens a pipe that nobody reads waits for ever, as on a dead file server.
         os.mkfifo(tmp_path / f"pid-{rank.pid}.txt")
         (tmp_path / "heartbeat-0").touch()
-        os.utime(tmp_path / "heartbeat-0", (0, 0))
+        os.utime(tmp_path / "heartbeat-0", (clock, clock))
         left: list[str] = []
         gone = threading.Event()
 
