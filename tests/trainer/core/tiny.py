@@ -234,7 +234,7 @@ class Run:
                     found.append(event)
         return found
 
-    def until(self, condition: Callable[["Run"], bool], seconds: float = 120) -> None:
+    def until(self, condition: Callable[["Run"], bool], seconds: float = 300) -> None:
         """Wait for a condition; fails when the process ends or the time is over."""
         deadline = time.monotonic() + seconds
         while not condition(self):
@@ -242,7 +242,7 @@ class Run:
             assert time.monotonic() < deadline, f"not within {seconds} s:\n{self.tail()}"
             time.sleep(0.02)
 
-    def until_step(self, step: int, seconds: float = 120) -> None:
+    def until_step(self, step: int, seconds: float = 300) -> None:
         """Wait until a step is reported."""
         self.until(lambda run: any(event["step"] >= step for event in run.events("step")), seconds)
 
