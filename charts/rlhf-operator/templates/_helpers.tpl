@@ -73,7 +73,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads, localqueues]
   verbs: [get, list, watch]

@@ -70,10 +70,8 @@ class Reader(Protocol):
         """Live GET; None when it does not exist. Raises ReadFailed."""
         ...
 
-    async def fetch_list(
-        self, resource: Resource, namespace: str | None, label_selector: str | None = None
-    ) -> Sequence[Manifest]:
-        """Live LIST, all pages. Raises ReadFailed."""
+    async def events_of(self, namespace: str, uid: str) -> Sequence[Manifest]:
+        """Live LIST of the Kubernetes events about one object, in no order. Raises ReadFailed."""
         ...
 
     async def dry_run_create(self, manifest: Manifest) -> None:

@@ -99,23 +99,30 @@ class KubeClient:
         namespace: str | None,
         label_selector: str | None = None,
         continue_token: str | None = None,
+        field_selector: str | None = None,
     ) -> dict[str, Any]:
         """One page of a list, at most PAGE_LIMIT objects; the next one by `metadata.continue`."""
         params = {"limit": str(PAGE_LIMIT)}
         if label_selector:
             params["labelSelector"] = label_selector
+        if field_selector:
+            params["fieldSelector"] = field_selector
         if continue_token:
             params["continue"] = continue_token
         return await self._object("list", "GET", resource, resource.path(namespace), params)
 
     async def list_all(
-        self, resource: Resource, namespace: str | None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        namespace: str | None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> list[dict[str, Any]]:
         """All pages of a list."""
         items: list[dict[str, Any]] = []
         token: str | None = None
         while True:
-            page = await self.list_page(resource, namespace, label_selector, token)
+            page = await self.list_page(resource, namespace, label_selector, token, field_selector)
             items += page.get("items") or []
             token = page["metadata"].get("continue")
             if not token:

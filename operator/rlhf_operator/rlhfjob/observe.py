@@ -15,6 +15,7 @@ from rlhf_operator.api.jobstatus import RLHFJobStatus
 from rlhf_operator.api.plan import PLAN_FILE, PROGRESS_PORT
 from rlhf_operator.api.result import Progress
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
+from rlhf_operator.common.conditions import find
 from rlhf_operator.common.intents import Manifest, OperatorDefaults
 from rlhf_operator.common.names import Owner
 from rlhf_operator.common.reader import Reader, ReadFailed, TemplateRejected
@@ -22,7 +23,7 @@ from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, SECRETS
 
 from . import children, progress, startup
 from .ledger import SUCCEEDED, ledger_of
-from .parsing import claim_view, frozen_plan_view, job_view, workload_view
+from .parsing import claim_view, frozen_plan_view, job_view, pod_refusal, workload_view
 from .reconcile import decide, finished
 from .references import Wanted, wanted
 from .storage import storage_claim
@@ -38,9 +39,14 @@ async def observe(obj: Manifest, reader: Reader, defaults: OperatorDefaults, clo
     spec = observed.spec
     if spec is None or finished(observed):
         return observed
+    observed = replace(observed, pod_refusal=await _pod_refusal(observed, reader, clock()))
     live = observed.live
     if live is not None:
-        return replace(observed, progress=await _progress(observed, live, reader, clock()))
+        observed = replace(observed, progress=await _progress(observed, live, reader, clock()))
+        if find(observed.status.conditions, "ReferencesResolved") is None:
+            # The Job was made and the status that told of it was lost: what was looked up then is on no record.
+            observed = replace(observed, references=await _references(wanted(spec), observed.owner.namespace, reader))
+        return observed
     if not _about_to_start(observed, spec):
         return observed
     observed = replace(observed, references=await _references(wanted(spec), observed.owner.namespace, reader))
@@ -150,6 +156,20 @@ async def _progress(observed: Observed, job: JobView, reader: Reader, now: datet
     # An address may belong to another pod by now.
     known = observed.plan.digest if observed.plan is not None else observed.status.plan_digest
     return reading if reading.plan_digest == known and reading.attempt == job.attempt else None
+
+
+async def _pod_refusal(observed: Observed, reader: Reader, now: datetime) -> str | None:
+    """Return why the Job controller can't create a pod that is missing: a quota, a policy, a webhook."""
+    job = observed.publish or observed.live
+    if job is None or job.finished or job.deleting or job.suspended or len(job.pods) >= job.workers:
+        return None
+    if job.started_at is None or now < job.started_at + startup.PODS_AFTER:
+        return None
+    try:
+        return pod_refusal(job.name, await reader.events_of(observed.owner.namespace, job.uid))
+    except ReadFailed:
+        # Only words are missing then.
+        return None
 
 
 async def _references(names: Wanted, namespace: str, reader: Reader) -> References:

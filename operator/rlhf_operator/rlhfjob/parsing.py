@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -119,6 +120,22 @@ def frozen_plan_view(config_map: Manifest) -> FrozenPlan:
     """Return the plan that a ConfigMap holds. Its digest is that of the text, whatever this operator makes of it."""
     text = config_map["data"][PLAN_FILE]
     return FrozenPlan(config_map["metadata"]["name"], sha256_of(text.encode()), text)
+
+
+def pod_refusal(job: str, events: Sequence[Manifest]) -> str | None:
+    """Return the newest words of the Job controller on a pod that it could not create."""
+    failed = [event for event in events if event.get("reason") == "FailedCreate" and event.get("note")]
+    newest = max(failed, key=_last_seen, default=None)
+    if newest is None:
+        return None
+    # Each try has a pod name of its own; words that never repeat would make every look a write.
+    return cut(re.sub(rf'"{re.escape(job)}-[^"]*"', f'"{job}-…"', newest["note"]), WORDS)
+
+
+def _last_seen(event: Manifest) -> str:
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
+    return next(filter(None, times), None) or event["metadata"].get("creationTimestamp") or ""
 
 
 def _verdict(pods: Sequence[PodView]) -> TerminationMessage | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rlhf_operator.api.result import ArtifactRecord
@@ -17,7 +18,7 @@ from .decision import Decision, Phase
 from .ledger import Ledger
 from .running import delete
 from .starting import frozen_plan, rendering
-from .startup import all_started, what_keeps
+from .startup import all_started, look_for_pods_at, what_keeps
 from .ttl import expires_at
 from .views import FrozenPlan, Observed
 
@@ -42,8 +43,9 @@ def publishing(observed: Observed, spec: RLHFJobSpec, ledger: Ledger, now: datet
     if not job.finished:
         words = "the artifact is made and its gate judged"
         if not all_started(job):
-            words = f"the publish pod has not started: {what_keeps(job)}"
-        return Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, delete=left, plan=observed.plan)
+            words = f"the publish pod has not started: {what_keeps(job, observed.pod_refusal)}"
+        waiting = Decision(Phase.PUBLISHING, Reason.PUBLISHING, words, ledger, delete=left, plan=observed.plan)
+        return replace(waiting, wake_at=look_for_pods_at(job, now))
     if job.complete:
         # Its pod went before it was read. Publishing again gives the same content, and so the same digest.
         words = "the publish pod was gone before its record was read; it is run again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,9 +16,11 @@ from .decision import Decision, Phase
 from .events import transitions
 from .ledger import SUCCEEDED, ledger_of
 from .publishing import clean_up, publishing
+from .references import check_references
 from .running import delete, vanished, with_job
 from .starting import next_attempt
 from .status import job_status
+from .storage import check_storage
 from .views import Observed
 
 REFUSED_POLL = timedelta(minutes=1)
@@ -45,7 +48,18 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
 
 
 def decide(observed: Observed, spec: RLHFJobSpec, now: datetime) -> Decision:
-    """Return what is to be done about a job that is not finished."""
+    """Return what is to be done about a job that is not finished, and what was found out about its references."""
+    decision = _decide(observed, spec, now)
+    if observed.references is None or decision.references is not None:
+        return decision
+    return replace(
+        decision,
+        references=check_references(spec, observed.references),
+        storage=check_storage(observed.owner.name, spec, observed.references.claims, observed.claim),
+    )
+
+
+def _decide(observed: Observed, spec: RLHFJobSpec, now: datetime) -> Decision:
     ledger = ledger_of(observed.status)
     if ledger.last is not None and ledger.last.class_ == SUCCEEDED:
         return publishing(observed, spec, ledger, now)

@@ -108,14 +108,14 @@ def _queued(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobV
 def _starting(observed: Observed, spec: RLHFJobSpec, decision: Decision, job: JobView, now: datetime) -> Decision:
     limit = startup.deadline(job, spec)
     if limit is not None and now >= limit:
-        failure = Failure(FailureClass.GANG_NOT_SCHEDULED, startup.gave_up(job, spec))
+        failure = Failure(FailureClass.GANG_NOT_SCHEDULED, startup.gave_up(job, spec, observed.pod_refusal))
         return _failed(observed, spec, decision.ledger, failure, now, now)
     return replace(
         decision,
         phase=Phase.STARTING,
         reason=Reason.STARTING,
-        message=f"attempt {job.attempt}: {startup.what_keeps(job)}",
-        wake_at=_earliest(limit, reached_at(decision.ledger, spec, now)),
+        message=f"attempt {job.attempt}: {startup.what_keeps(job, observed.pod_refusal)}",
+        wake_at=_earliest(limit, reached_at(decision.ledger, spec, now), startup.look_for_pods_at(job, now)),
     )
 
 

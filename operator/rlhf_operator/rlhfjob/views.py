@@ -242,6 +242,8 @@ class Observed:
     service_uid: str | None = None
     workload: WorkloadView | None = None
     progress: Progress | None = None
+    pod_refusal: str | None = None
+    """The Job controller's words about a pod that it can't create, when pods are missing."""
     refusal: Refusal | None = None
     """Of the rendered Job, when a dry run was refused."""
 

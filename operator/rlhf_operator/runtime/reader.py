@@ -12,7 +12,7 @@ import orjson
 
 from rlhf_operator.common.intents import Manifest
 from rlhf_operator.common.reader import ReadFailed, TemplateRejected
-from rlhf_operator.common.resources import Resource, resource_of
+from rlhf_operator.common.resources import EVENTS, Resource, resource_of
 from rlhf_operator.errors import ApiError, Conflict, Fenced, Forbidden, Invalid, KubeError, NotFound
 from rlhf_operator.kube.client import KubeClient
 from rlhf_operator.runtime.caches import Caches
@@ -69,16 +69,12 @@ class CachedReader:
         except NotFound:
             return b"null"
 
-    async def fetch_list(
-        self, resource: Resource, namespace: str | None, label_selector: str | None = None
-    ) -> Sequence[Manifest]:
-        """Live LIST; empty for an API that does not exist."""
+    async def events_of(self, namespace: str, uid: str) -> Sequence[Manifest]:
+        """Live LIST of the events about one object."""
         try:
-            found = await self._client.list_all(resource, namespace, label_selector)
-        except NotFound:
-            return ()
+            found = await self._client.list_all(EVENTS, namespace, field_selector=f"regarding.uid={uid}")
         except KubeError as error:
-            raise _failed(f"list of {resource}", error) from error
+            raise _failed(f"list of {EVENTS}", error) from error
         return [_clean(item) for item in found]
 
     async def dry_run_create(self, manifest: Mapping[str, Any]) -> None:

@@ -150,7 +150,7 @@ def test_the_controllers_children_may_be_watched_and_written(render: Render) -> 
     assert ("rlhf.dev", "rlhfjobs/status", "patch") in granted
     for child in RLHFJobController(OperatorDefaults(trainer_image="x")).children:
         allowed(child.resource, "get", "list", "watch")
-    allowed(EVENTS, "create", "patch")
+    allowed(EVENTS, "list", "create", "patch")
     allowed(LEASES, "get", "create", "update")
 
 

@@ -32,6 +32,7 @@ class FakeReader:
     live: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     failing: dict[str, ReadFailed] = field(default_factory=dict)
     children: dict[str, list[Manifest]] = field(default_factory=dict)
+    events: list[Manifest] | None = None
     refusal: str | None = None
     answer: bytes | None = None
     asked: list[str] = field(default_factory=list)
@@ -51,8 +52,11 @@ class FakeReader:
             raise self.failing[name]
         return self.live.get((resource.kind, name))
 
-    async def fetch_list(self, resource: Resource, namespace: str | None, label_selector: str | None = None) -> Any:
-        raise AssertionError("nothing is listed")
+    async def events_of(self, namespace: str, uid: str) -> Sequence[Manifest]:
+        self.asked.append(f"events of {uid}")
+        if self.events is None:
+            raise ReadFailed("403", forbidden=True)
+        return self.events
 
     async def dry_run_create(self, manifest: Manifest) -> None:
         self.asked.append(f"dry run {manifest['metadata']['name']}")
@@ -242,6 +246,40 @@ async def test_what_is_no_reading_of_this_attempt_changes_nothing(answer: bytes 
     plan = RLHFJobController(DEFAULTS).reconcile(view, NOW)
     assert plan.status is not None
     assert plan.status["progress"] == known["progress"]
+
+
+def failed_create(note: str, at: str, reason: str = "FailedCreate") -> Manifest:
+    return {"metadata": {"name": at}, "reason": reason, "note": note, "deprecatedLastTimestamp": at}
+
+
+async def test_pods_that_can_not_be_created_are_told_in_the_job_controllers_words() -> None:
+    reader = live_reader(None)
+    reader.children[f"{PODS.kind} job"] = [running_pod(0)]
+    quota = 'Error creating: pods "assistant-train-1-1-x7k2p" is forbidden: exceeded quota: small'
+    reader.events = [
+        failed_create("Error creating: something older", "2026-01-31T11:00:10Z"),
+        failed_create(quota, "2026-01-31T11:30:00Z"),
+        failed_create("Created pod", "2026-01-31T11:45:00Z", "SuccessfulCreate"),
+    ]
+    view = await look(manifest(ATTEMPT), reader)
+    assert reader.asked == ["events of job"]
+    plan = RLHFJobController(DEFAULTS).reconcile(view, NOW - timedelta(minutes=50))
+    assert plan.status is not None
+    words = 'pods "assistant-train-1-…" is forbidden: exceeded quota: small'
+    assert words in plan.status["message"]
+    # Looked at again, since nothing of ours changes when the quota does.
+    assert plan.wake_at == NOW - timedelta(minutes=49)
+    late = RLHFJobController(DEFAULTS).reconcile(view, NOW)
+    assert late.status is not None
+    assert late.status["attempts"][-1]["class"] == "GangNotScheduled"
+    assert words in late.status["attempts"][-1]["reason"]
+
+
+async def test_without_a_right_to_events_only_the_words_are_missing() -> None:
+    reader = live_reader(None)
+    reader.children[f"{PODS.kind} job"] = [running_pod(0)]
+    view = await look(manifest(ATTEMPT), reader)
+    assert (view.pod_refusal, reader.asked) == (None, ["events of job"])
 
 
 def test_a_pod_is_judged_by_the_trainer_alone() -> None:

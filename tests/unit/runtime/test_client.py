@@ -253,6 +253,14 @@ class TestReader:
         server.answers(fine())
         assert await reader.fetch(CONFIGMAPS, "n", "a") is not None, "a failure is not kept"
 
+    async def test_events_are_those_of_one_object(self, server: Server, reader: CachedReader) -> None:
+        server.answers(fine({"metadata": {}, "items": [{"metadata": {"name": "e"}, "note": "n"}]}))
+        assert [event["note"] for event in await reader.events_of("n", "uid-1")] == ["n"]
+        assert "fieldSelector=regarding.uid" in server.requests[0][1]
+        server.answers(status(403, message="you may not"))
+        with pytest.raises(ReadFailed, match="you may not"):
+            await reader.events_of("n", "uid-1")
+
     async def test_a_dry_run_gives_the_servers_words(self, server: Server, reader: CachedReader) -> None:
         server.answers(fine())
         await reader.dry_run_create(MANIFEST)
