@@ -205,7 +205,33 @@ def reading(**fields: Any) -> Progress:
     return Progress.model_validate(values | fields)
 
 
-ATTEMPT = {"attempts": [{"number": 1, "from": "2026-01-31T11:00:00Z"}], "planDigest": frozen().digest}
+RESOLVED = {
+    "type": "ReferencesResolved",
+    "status": "True",
+    "reason": "Resolved",
+    "message": "everything that the spec refers to is there",
+    "observedGeneration": 1,
+    "lastTransitionTime": "2026-01-31T11:00:00Z",
+}
+ATTEMPT = {
+    "attempts": [{"number": 1, "from": "2026-01-31T11:00:00Z"}],
+    "planDigest": frozen().digest,
+    "conditions": [RESOLVED],
+}
+
+
+async def test_references_are_looked_up_once_more_when_the_status_that_told_of_them_was_lost() -> None:
+    """The operator was killed between making the Job and writing its first status."""
+    reader = live_reader(None)
+    view = await look(manifest({}), reader)
+    assert "ConfigMap prompts" in reader.asked
+    plan = RLHFJobController(DEFAULTS).reconcile(view, NOW)
+    assert plan.status is not None
+    told = {each["type"]: each["reason"] for each in plan.status["conditions"]}
+    assert "NotChecked" not in told.values(), told
+    asked = len(reader.asked)
+    await look(manifest(plan.status), reader)
+    assert [each for each in reader.asked[asked:] if not each.startswith("progress")] == []
 
 
 async def test_rank_0_is_asked_and_the_answer_reaches_status() -> None:
