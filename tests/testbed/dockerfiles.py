@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +74,17 @@ class Builder:
         if image.archive.exists():
             return image
         host.require_packages(BUILDER_PACKAGES, self._progress)
-        self._progress.say(f"building {dockerfile.path}")
-        started = self._progress.elapsed_seconds
-        try:
-            self._buildah(dockerfile, base, image)
-        finally:
-            kernel.unmount([self._storage])
-        self._progress.say(f"built {dockerfile.path} in {self._progress.elapsed_seconds - started:.0f} s")
+        with self._alone():
+            # Whoever had the lock before may have built just this.
+            if image.archive.exists():
+                return image
+            self._progress.say(f"building {dockerfile.path}")
+            started = self._progress.elapsed_seconds
+            try:
+                self._buildah(dockerfile, base, image)
+            finally:
+                kernel.unmount([self._storage])
+            self._progress.say(f"built {dockerfile.path} in {self._progress.elapsed_seconds - started:.0f} s")
         return image
 
     def load(self, dockerfile: Dockerfile) -> str:
@@ -85,6 +92,14 @@ class Builder:
         image = self.build(dockerfile)
         Ctr(self._paths).import_images([image], self._progress)
         return image.name
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One build at a time: they share a storage, and the end of one unmounts it."""
+        self._storage.parent.mkdir(parents=True, exist_ok=True)
+        with self._storage.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _archive(self, name: str, tag: str) -> Path:
         return self._paths.images / f"{name}-{tag}.tar"
