@@ -119,7 +119,7 @@ class LetterTask:
         self.beta = beta
         base = make_letters(root / "base", seed)
         plan_changes = {
-            "training": {"steps": 80, "batchSize": 128, "seed": seed},
+            "training": {"steps": 200, "batchSize": 128, "seed": seed},
             "optimizer": {"learningRate": 1e-3, "schedule": "Linear", "warmupSteps": 5, "minLearningRateRatio": 0.05},
             "generation": {"maxResponseLength": LENGTH, "truncation": {"mode": "Score"}},
             "scorers": [{"name": "table", "grader": {"regex": {"pattern": "a"}}}],

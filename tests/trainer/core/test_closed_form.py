@@ -6,11 +6,11 @@ import pytest
 
 from .closed_form import LetterTask
 
-# Settings were chosen on seeds 1 and 2; those judged here were never looked at before.
-SEEDS = [11, 12, pytest.param(13, marks=pytest.mark.slow), pytest.param(14, marks=pytest.mark.slow)]
+# Settings were chosen on seeds 1, 2 and 11 (80 steps are too few for the last: 90 %); these were not looked at before.
+SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in (23, 24, 25)]
 
 
-@pytest.mark.parametrize("seed", [*SEEDS, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [21, 22, *SLOW_SEEDS])
 def test_ppo_closes_95_percent_of_the_way_to_the_optimum(tmp_path: Path, seed: int) -> None:
     solved = LetterTask(tmp_path, seed, beta=0.3).solve()
     print(f"seed {seed}: {solved}, share {solved.share:.4f}")
