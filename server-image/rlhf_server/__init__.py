@@ -1,0 +1,1 @@
+"""Serves a trained reward model."""

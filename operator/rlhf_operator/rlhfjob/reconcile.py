@@ -31,8 +31,8 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
     """Decide everything about one RLHFJob from one observation."""
     spec = observed.spec
     if spec is None:
-        words = f"the spec can't be read by this version of the operator: {observed.spec_problem}"
-        return Plan(status=problem_status(observed, Reason.INVALID_SPEC, words, now, permanent=True))
+        # What is over stays over, whichever version of the operator looks at it.
+        return Plan() if finished(observed) else _unreadable(observed, now)
     if finished(observed):
         return _after_the_end(observed, spec, now)
     decision = decide(observed, spec, now)
@@ -107,6 +107,15 @@ def problem_status(
         "message": cut(message),
         "conditions": merge(observed.status.conditions, wanted, observed.generation, now),
     }
+
+
+def _unreadable(observed: Observed, now: datetime) -> Plan:
+    words = (
+        f"the spec can't be read by this version of the operator: {observed.spec_problem}. Upgrade the operator, or "
+        "create an RLHFJob without this; pods that run are left alone"
+    )
+    status = problem_status(observed, Reason.INVALID_SPEC, words, now, permanent=True)
+    return Plan(status=status, events=transitions(observed.status, ledger_of(observed.status), status))
 
 
 def _older_jobs(observed: Observed) -> tuple[Delete, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
-from rlhf_operator.common.intents import WriteFailure
+from rlhf_operator.common.intents import Plan, WriteFailure
 from rlhf_operator.common.resources import JOBS, PVCS
 from rlhf_operator.rlhfjob.reconcile import failure_plan, reconcile
 from rlhf_operator.rlhfjob.storage import access_modes
@@ -292,6 +292,10 @@ def test_a_spec_that_can_not_be_read_is_told() -> None:
     plan = reconcile(view, NOW)
     assert is_status(plan, "Stalled") == "True/InvalidSpec"
     assert "training.steps: too many" in condition(plan, "Stalled")["message"]
+    assert [event.reason for event in plan.events] == ["InvalidSpec"]
+    complete = {"type": "Complete", "status": "True", "reason": "Complete"}
+    over = replace(view, status=status_of(conditions=[complete]), raw_status={"phase": "Complete"})
+    assert reconcile(over, NOW) == Plan()
 
 
 @pytest.mark.parametrize(
