@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -104,7 +104,7 @@ def changed_examples(draw: st.DrawFn) -> tuple[type[Kind], dict[str, Any]]:
     return TYPES[example["kind"]], replaced(spec, draw(st.sampled_from(paths)), draw(LEAVES))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(changed_examples())
 def test_types_and_schema_refuse_the_same(changed: tuple[type[Kind], dict[str, Any]]) -> None:
     kind, spec = changed

@@ -3,7 +3,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_trainer.comparison import estimate, interval, wilson
@@ -13,7 +13,6 @@ scores = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(scores, st.integers(0, 2**31))
 def test_a_win_rate_lies_in_its_interval_and_the_other_way_round_is_its_mirror(
     rows: list[tuple[float | None, float | None, int]], seed: int

@@ -410,7 +410,7 @@ def test_publish_says_its_last_words(
     assert artifact.gate == "Passed"
     assert last_words().evaluation[0].win_rate == 1.0
     (workspace / "result.json").write_text("{}")
-    assert publish.main(given) == ExitCode.CRASH
+    assert publish.main(given) == ExitCode.CONFIG
     assert last_words().reason == "ResultUnreadable"
 
 

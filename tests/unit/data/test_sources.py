@@ -98,7 +98,7 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path, content: bytes) -> None:
         rows_of(tmp_path / "x.parquet")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(changes=st.lists(st.tuples(st.integers(4, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
 def test_no_damage_to_a_parquet_file_is_anything_but_rows_or_a_config_error(
     tmp_path: Path, changes: list[tuple[int, int]]

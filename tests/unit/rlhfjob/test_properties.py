@@ -102,7 +102,7 @@ def settle(cluster: Cluster) -> None:
     raise AssertionError(f"does not settle: {plan}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(happenings)
 def test_any_history(history: list[Happening]) -> None:
     spec = spec_of(maxRestarts=3)
