@@ -11,6 +11,8 @@ SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in (23, 24, 25
 
 
 @pytest.mark.timeout(1800)  # two minutes of one core, and CI's cores are shared
+# A minute on an idle core; a machine that builds a cluster beside it takes ten times as long.
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [21, 22, *SLOW_SEEDS])
 def test_ppo_closes_95_percent_of_the_way_to_the_optimum(tmp_path: Path, seed: int) -> None:
     solved = LetterTask(tmp_path, seed, beta=0.3).solve()
