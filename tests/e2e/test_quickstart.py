@@ -30,7 +30,8 @@ def cluster() -> Iterator[Cluster]:
     helm = require(["helm"], bed.paths, Progress())["helm"]
     found = Cluster(bed.kubectl_binary, helm, bed.kubeconfig, NAMESPACE)
     yield found
-    found.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
+    # Waited for: the next test uses the same namespace, which takes nothing new while it goes.
+    found.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=5m")
 
 
 def figure(text: str, name: str) -> tuple[float, float]:
