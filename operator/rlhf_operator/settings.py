@@ -61,11 +61,11 @@ class Settings(BaseSettings):
     backoff_base_seconds: float = Field(default=0.5, gt=0, le=60)
     backoff_max_seconds: float = Field(default=300.0, gt=0, le=3600)
 
-    watch_timeout_seconds: int = Field(default=290, ge=1, le=3600)
+    watch_timeout_seconds: int = Field(default=240, ge=1, le=3600)
     """How long the server keeps one watch open before it is renewed."""
-    watch_silence_seconds: float = Field(default=100.0, gt=0)
-    """A watch without a byte for so long is broken off and begun again; the server sends a bookmark every minute."""
-    watch_unhealthy_seconds: float = Field(default=240.0, gt=0)
+    watch_silence_seconds: float = Field(default=260.0, gt=0)
+    """A watch without a byte for so long is broken off and begun again: the server should have ended it by then."""
+    watch_unhealthy_seconds: float = Field(default=300.0, gt=0)
     """A watch that heard nothing for so long, renewals included, turns readiness and liveness red."""
 
     leader_election: bool = True
@@ -106,8 +106,12 @@ class Settings(BaseSettings):
                 "lease_retry_seconds < lease_renew_deadline_seconds < lease_duration_seconds - lease_retry_seconds "
                 f"must hold: {retry} < {deadline} < {duration - retry}"
             )
-        if self.watch_unhealthy_seconds <= self.watch_silence_seconds:
-            raise ValueError("watch_unhealthy_seconds must be longer than watch_silence_seconds")
+        # Not every server sends bookmarks for a resource that never changes: only the end of a watch is sure to come.
+        if not self.watch_timeout_seconds < self.watch_silence_seconds < self.watch_unhealthy_seconds:
+            raise ValueError(
+                "watch_timeout_seconds < watch_silence_seconds < watch_unhealthy_seconds must hold: "
+                f"{self.watch_timeout_seconds} < {self.watch_silence_seconds} < {self.watch_unhealthy_seconds}"
+            )
         return self
 
     @property

@@ -70,7 +70,8 @@ class Observed:
 class WidgetController:
     """`count` ConfigMaps that hold `value`, and one that is made once.
 
-    spec: {value, count, service: bool, labels: {} of the ConfigMaps, wakeSeconds, deleteUid: {name, uid}}
+    spec: {value, count, service: bool, labels: {} of the ConfigMaps, wakeSeconds, deleteUid: {name, uid},
+    later: bool (a ConfigMap more, made once the status is on record)}
     """
 
     def __init__(self, resource: Resource) -> None:
@@ -88,6 +89,9 @@ class WidgetController:
         surplus = [c for c in observed.configmaps if c["metadata"]["name"] not in (*wanted, f"{name}-once")]
         services = (self._child("Service", name, {"spec": service_spec()}, observed),) if spec.get("service") else ()
         maps = [self._child("ConfigMap", child, {"data": {"value": spec["value"]}}, observed) for child in wanted]
+        if spec.get("later") and (observed.obj.get("status") or {}).get("phase") == "Ready":
+            wanted.append(f"{name}-later")
+            maps.append(self._child("ConfigMap", f"{name}-later", {"data": {"value": spec["value"]}}, observed))
         named = spec.get("deleteUid")
         namespace = observed.obj["metadata"]["namespace"]
         deletes = [

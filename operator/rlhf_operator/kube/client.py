@@ -201,7 +201,7 @@ class KubeClient:
     ) -> AsyncIterator[Sequence[dict[str, Any]]]:
         """Watch events in batches, as they came together, until the server ends the watch.
 
-        Raises Unreachable after `silence_seconds` without a byte: the server sends bookmarks every minute.
+        Raises TimedOut after `silence_seconds` without a byte; longer than `timeout_seconds`, that is a hung watch.
         """
         params = {
             "watch": "1",

@@ -40,9 +40,9 @@ class WatchState(enum.Enum):
 class WatchTimes:
     """How long a watch may last, and how long it may say nothing. Seconds."""
 
-    timeout: int = 290
-    silence: float = 100.0
-    unhealthy: float = 240.0
+    timeout: int = 240
+    silence: float = 260.0
+    unhealthy: float = 300.0
 
 
 class Reflector:

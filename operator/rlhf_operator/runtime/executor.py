@@ -51,20 +51,23 @@ class Executor:
         # apply where `is_applied` can't prove that nothing would change (quantities that are written otherwise).
         self._applied: dict[tuple[Resource, ObjectKey], tuple[bytes, int]] = {}
 
-    async def execute(self, obj: Manifest, plan: Plan) -> None:
-        """The whole plan. Raises WriteRefused for a child, Conflict for a status that was read too early."""
+    async def execute(self, obj: Manifest, plan: Plan) -> bool:
+        """The whole plan; whether its status was written.
+
+        Raises WriteRefused for a child, Conflict for a status that was read too early.
+        """
         for manifest in plan.apply:
             await self._apply(obj, manifest)
         for manifest in plan.create:
             await self._create(obj, manifest)
         for delete in plan.delete:
             await self._delete(obj, delete)
-        await self.report(obj, plan)
+        return await self.report(obj, plan)
 
-    async def report(self, obj: Manifest, plan: Plan) -> None:
-        """Status and events alone."""
+    async def report(self, obj: Manifest, plan: Plan) -> bool:
+        """Status and events alone; whether the status was written."""
         if plan.status is None or plan.status == (obj.get("status") or {}):
-            return
+            return False
         metadata = obj["metadata"]
         resource = self._resources[obj["apiVersion"], obj["kind"]]
         try:
@@ -72,10 +75,11 @@ class Executor:
                 resource, metadata["namespace"], metadata["name"], metadata["resourceVersion"], plan.status
             )
         except NotFound:
-            return
+            return False
         self._stores[resource].upsert(written)
         for event in plan.events:
             self._recorder.emit(obj, event)
+        return True
 
     def paused(self, obj: Manifest, target: str | None = None) -> None:
         """Say by an event that nothing is written: to the object itself, or to one of its children."""

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # A Job that starts changes five times within a moment, its pods as often: one look afterwards sees it all.
 _SETTLE_SECONDS = 0.1
+# After a status write the next pass may have something to do that waited for it. A status that is another one in every
+# pass must not make that a loop.
+_PASSES_IN_A_ROW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Manager:
         self._reader: Reader | None = None
         self._executor: Executor | None = None
         self._started: set[str] = set()
+        self._passes: dict[Key, int] = {}
 
     def connect(self, caches: Caches, reader: Reader, executor: Executor) -> None:
         """Give the manager what it reads from and writes with; before anything runs."""
@@ -106,6 +110,7 @@ class Manager:
         controller = self._controllers[key.kind]
         entry = caches.stores[controller.resource].entry((key.namespace, key.name))
         if entry is None:
+            self._passes.pop(key, None)
             self._queue.drop(key)
             return "gone"
         obj: Manifest = decode(entry)
@@ -140,7 +145,7 @@ class Manager:
         now = self._today()
         plan = controller.reconcile(observed, now)
         try:
-            await executor.execute(obj, plan)
+            written = await executor.execute(obj, plan)
         except WriteRefused as error:
             told = controller.write_failed(observed, now, error.failure)
             await executor.report(obj, told)
@@ -151,8 +156,16 @@ class Manager:
                 # The plan that was refused says nothing of when to try again.
                 self._queue.done(key, self._seconds_until(told))
             return "refused"
-        self._queue.done(key, self._seconds_until(plan))
+        self._queue.done(key, self._next_pass(key, written, self._seconds_until(plan)))
         return "ok"
+
+    def _next_pass(self, key: Key, written: bool, seconds: float | None) -> float | None:
+        """When to look again: our own status write comes back by the watch without waking anybody."""
+        passes = self._passes.pop(key, 0) + 1
+        if not written or passes > _PASSES_IN_A_ROW:
+            return seconds
+        self._passes[key] = passes
+        return _SETTLE_SECONDS if seconds is None else min(seconds, _SETTLE_SECONDS)
 
     def _seconds_until(self, plan: Plan) -> float | None:
         if plan.wake_at is None:

@@ -73,6 +73,15 @@ def test_a_restart_over_converged_objects_writes_nothing(admin: Api, namespace: 
     assert second.writes() == 0, second.calls()
 
 
+def test_what_waits_for_the_status_to_be_on_record_is_done_right_after_it(
+    admin: Api, namespace: str, start: StartOperator
+) -> None:
+    """Nothing else changes then: only the operator itself can bring about the second pass."""
+    leads(start())
+    admin.create(WIDGETS, widget(namespace, count=0, later=True))
+    admin.eventually(CONFIGMAPS, namespace, "w-later", bool, 10)
+
+
 def test_drift_is_repaired_and_a_surplus_child_is_deleted(admin: Api, namespace: str, start: StartOperator) -> None:
     leads(start())
     admin.create(WIDGETS, widget(namespace, count=2))
