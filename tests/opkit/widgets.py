@@ -86,12 +86,12 @@ class WidgetController:
         spec = observed.obj["spec"]
         name = observed.obj["metadata"]["name"]
         wanted = [f"{name}-{i}" for i in range(spec.get("count", 1))]
-        surplus = [c for c in observed.configmaps if c["metadata"]["name"] not in (*wanted, f"{name}-once")]
         services = (self._child("Service", name, {"spec": service_spec()}, observed),) if spec.get("service") else ()
         maps = [self._child("ConfigMap", child, {"data": {"value": spec["value"]}}, observed) for child in wanted]
         if spec.get("later") and (observed.obj.get("status") or {}).get("phase") == "Ready":
             wanted.append(f"{name}-later")
             maps.append(self._child("ConfigMap", f"{name}-later", {"data": {"value": spec["value"]}}, observed))
+        surplus = [c for c in observed.configmaps if c["metadata"]["name"] not in (*wanted, f"{name}-once")]
         named = spec.get("deleteUid")
         namespace = observed.obj["metadata"]["namespace"]
         deletes = [
