@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ import yaml
 
 from rlhf_operator.common.resources import EVENTS, LEASES, RLHFJOBS, Resource
 from rlhf_operator.settings import Settings
-from testbed.binaries import locate
+from testbed.binaries import require
 from testbed.paths import Paths
-from testbed.versions import KUBERNETES, TOOLS
+from testbed.progress import Progress
+from testbed.versions import KUBERNETES
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "rlhf-operator"
 Render = Callable[..., list[dict[str, Any]]]
@@ -22,10 +24,7 @@ Render = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def helm() -> Path:
-    found = locate(TOOLS["helm"], Paths.default())
-    if found is None:
-        pytest.skip("helm is not here yet: `make testbed-up` brings it")
-    return found
+    return require(["helm"], Paths.default(), Progress())["helm"]
 
 
 def template(helm: Path, *settings: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +35,7 @@ def template(helm: Path, *settings: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def render(helm: Path) -> Render:
+    @functools.cache
     def documents(*settings: str) -> list[dict[str, Any]]:
         done = template(helm, *settings)
         assert done.returncode == 0, done.stderr
