@@ -19,6 +19,7 @@ from testbed.progress import Progress, wait_until
 from testbed.state import BedState
 
 _READY_TIMEOUT_SECONDS = 120
+_KUBELET_RESTARTS = 10
 _SOCKET_PATH_LIMIT = 104
 
 
@@ -102,22 +103,26 @@ def start(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str
     kubelet_file, proxy_file = paths.bed / "kubelet.json", paths.bed / "kube-proxy.json"
     kubelet_file.write_text(json.dumps(kubelet_config(paths), indent=1))
     proxy_file.write_text(json.dumps(kube_proxy_config(paths), indent=1))
-    daemons.start(
-        "kubelet",
-        [
-            str(binaries["kubelet"]),
-            f"--config={kubelet_file}",
-            f"--kubeconfig={paths.kubeconfigs / 'kubelet'}",
-            f"--hostname-override={NODE_NAME}",
-            f"--node-ip={state.node_ip}",
-            f"--root-dir={paths.bed / 'kubelet'}",
-            f"--cert-dir={paths.pki}",
-        ],
-    )
+    kubelet = [
+        str(binaries["kubelet"]),
+        f"--config={kubelet_file}",
+        f"--kubeconfig={paths.kubeconfigs / 'kubelet'}",
+        f"--hostname-override={NODE_NAME}",
+        f"--node-ip={state.node_ip}",
+        f"--root-dir={paths.bed / 'kubelet'}",
+        f"--cert-dir={paths.pki}",
+    ]
+    daemons.start("kubelet", kubelet)
     daemons.start("kube-proxy", [str(binaries["kube-proxy"]), f"--config={proxy_file}"])
     api = KubeApi(state.ports.api, paths.pki)
 
+    restarts = iter(range(_KUBELET_RESTARTS))
+
     def ready() -> bool:
+        # containerd answers before its CRI plug-in is initialised, and kubelet ends when it meets it then; elsewhere
+        # systemd starts it again.
+        if not daemons.running("kubelet") and next(restarts, None) is not None:
+            daemons.start("kubelet", kubelet)
         for name in ("containerd", "kubelet", "kube-proxy", "kube-scheduler"):
             daemons.check(name)
         return node_ready(api.json(f"/api/v1/nodes/{NODE_NAME}"))
