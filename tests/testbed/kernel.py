@@ -35,9 +35,9 @@ def kill_pods(uids: Iterable[str]) -> int:
     """SIGKILL what runs in these pods' cgroups; returns how many processes that were."""
     killed: set[int] = set()
     for cgroup in pod_cgroups(uids):
-        for procs in cgroup.rglob("cgroup.procs"):
+        for folder, _, _ in os.walk(cgroup):
             with contextlib.suppress(OSError):
-                for word in procs.read_text().split():
+                for word in (Path(folder) / "cgroup.procs").read_text().split():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(word), signal.SIGKILL)
                         killed.add(int(word))
@@ -54,8 +54,8 @@ def remove_pod_cgroups(root: Path = _CGROUPS) -> None:
 def _kubepods(root: Path) -> Iterator[Path]:
     for top in [root / "kubepods", *root.glob("*/kubepods")]:
         if top.is_dir() and not top.is_symlink():
-            yield top
-            yield from (path for path in top.rglob("*") if path.is_dir())
+            # os.walk passes over what a dying shim removes meanwhile; rglob raises.
+            yield from (Path(folder) for folder, _, _ in os.walk(top))
 
 
 def mounts_below(folders: Iterable[Path], table: str) -> list[str]:
