@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlhf_operator.api.plan import PlanScorer, TrainingPlan
+from rlhf_operator.api.plan import PlanScorer
 from rlhf_scoring.scorers import build_scorers
 from rlhf_trainer.data import Prepared, prepare_all
+from smallplan import plan_of
 
 Find = Callable[[str], Path]
 PANDALM = {
@@ -26,33 +27,7 @@ def words(texts: list[str]) -> list[list[int]]:
 
 def prepare(path: Path, workspace: Path, format_: str, columns: dict[str, Any]) -> Prepared:
     data = {"name": "train", "path": str(path), "ref": f"pvc://data/{path.name}", "format": format_, "columns": columns}
-    plan = TrainingPlan.model_validate(
-        {
-            "name": "job",
-            "namespace": "default",
-            "image": "trainer:1",
-            "algorithm": "PPO",
-            "baseModel": {"path": "/rlhf/claims/models/base", "ref": "pvc://models/base"},
-            "dataset": data,
-            "training": {"steps": 2, "batchSize": 4, "seed": 17},
-            "optimizer": {"learningRate": 1e-5},
-            "generation": {"maxPromptLength": 512, "maxResponseLength": 512},
-            "compute": {
-                "workers": 1,
-                "procsPerWorker": 1,
-                "gpusPerWorker": 0,
-                "zeroStage": 0,
-                "offload": "None",
-                "precision": "fp32",
-                "gradientCheckpointing": False,
-                "attention": "auto",
-                "deterministic": False,
-            },
-            "checkpoints": {"everySteps": 1, "keep": 1, "gracePeriodSeconds": 30},
-            "timeouts": {"startupSeconds": 60, "progressSeconds": 60},
-            "output": {"claim": "models", "path": "assistant"},
-        }
-    )
+    plan = plan_of(data, generation={"maxPromptLength": 512, "maxResponseLength": 512})
     return prepare_all(plan, workspace, words)["train"]
 
 

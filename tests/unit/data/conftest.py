@@ -8,43 +8,14 @@ from typing import Any
 import pytest
 
 from rlhf_operator.api.plan import TrainingPlan
+from smallplan import plan_of
 
 MakePlan = Callable[..., TrainingPlan]
 
 
 @pytest.fixture
 def make_plan() -> MakePlan:
-    """A PPO plan with the given data set, and fields changed at the top."""
-
-    def make(dataset: dict[str, Any], **changes: Any) -> TrainingPlan:
-        base: dict[str, Any] = {
-            "name": "job",
-            "namespace": "default",
-            "image": "trainer:1",
-            "algorithm": "PPO",
-            "baseModel": {"path": "/rlhf/claims/models/base", "ref": "pvc://models/base"},
-            "dataset": dataset,
-            "training": {"steps": 2, "batchSize": 4, "seed": 17},
-            "optimizer": {"learningRate": 1e-5},
-            "generation": {"maxPromptLength": 64, "maxResponseLength": 64},
-            "compute": {
-                "workers": 1,
-                "procsPerWorker": 1,
-                "gpusPerWorker": 0,
-                "zeroStage": 0,
-                "offload": "None",
-                "precision": "fp32",
-                "gradientCheckpointing": False,
-                "attention": "auto",
-                "deterministic": False,
-            },
-            "checkpoints": {"everySteps": 1, "keep": 1, "gracePeriodSeconds": 30},
-            "timeouts": {"startupSeconds": 60, "progressSeconds": 60},
-            "output": {"claim": "models", "path": "assistant"},
-        }
-        return TrainingPlan.model_validate(base | changes)
-
-    return make
+    return plan_of
 
 
 def dataset(path: Path, name: str = "train", format_: str = "Prompts", **more: Any) -> dict[str, Any]:
