@@ -4,6 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_NUM_THREADS ?= 1
+# Byte code is kept whatever the shell says: compiling torch at every start takes longer than the unit tests.
+unexport PYTHONDONTWRITEBYTECODE
+# Every worker imports torch: more than four cost more than they bring.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 # The demo's and the benchmarks' parameters, given as `make demo DATA=rows.jsonl`.
 DATA ?=
 DATA_COLUMNS ?=
@@ -23,18 +27,19 @@ demo: setup ## cluster, operator and one PPO run from nothing; DATA=rows.jsonl t
 	@$(PY) -m demo $(if $(DATA),--data "$(DATA)") $(if $(DATA_COLUMNS),--columns "$(DATA_COLUMNS)")
 
 .PHONY: test
-test: test-fast ## what CI runs: unit tests first, then trainer and control-plane tests, and one short e2e per kind
+test: test-fast ## what CI runs: unit tests first, then trainer, server and control-plane tests, and one short e2e per kind
 	@$(PY) -m testbed up --profile node > /dev/null
-	@$(PY) -m pytest -m "not slow" tests/trainer tests/operator tests/e2e
+	@$(PY) -m pytest -m "not slow" tests/trainer tests/server tests/operator tests/e2e
 
 .PHONY: test-fast
 test-fast: setup ## under a minute, without a cluster
-	@$(PY) -m pytest -m "not slow" tests/unit
+	@$(PY) -m pytest $(WORKERS) -m "not slow" tests/unit
 
 .PHONY: test-all
-test-all: test-fast ## everything: also image builds, fault matrices, repeated kills
+test-all: setup ## everything: also image builds, fault matrices, repeated kills, and a longer search for counterexamples
+	@$(PY) -m pytest $(WORKERS) --hypothesis-profile=search tests/unit
 	@$(PY) -m testbed up --profile node > /dev/null
-	@$(PY) -m pytest tests/trainer tests/operator tests/e2e
+	@$(PY) -m pytest tests/trainer tests/server tests/operator tests/e2e
 
 .PHONY: lint
 lint: setup ## ruff, mypy and the layers between packages

@@ -17,13 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="bring the bed up and print the kubeconfig's path")
     up.add_argument("--profile", choices=[str(p) for p in Profile], default=str(Profile.CONTROL_PLANE))
+    up.add_argument("--with", dest="addons", action="append", default=[], choices=[str(each) for each in bed.Addon])
     commands.add_parser("down", help="take the bed down and leave nothing behind")
     commands.add_parser("status", help="say what runs")
     options = parser.parse_args(arguments)
     try:
         match options.command:
             case "up":
-                print(bed.ensure(options.profile).kubeconfig)
+                print(bed.ensure(options.profile, addons=[bed.Addon(each) for each in options.addons]).kubeconfig)
             case "down":
                 bed.down()
             case _:

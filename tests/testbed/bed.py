@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from testbed import addons, controlplane, host, kind, node, teardown
+from testbed import addons as cluster_addons
+from testbed import controlplane, host, kind, node, teardown
 from testbed import gateway as data_plane
+from testbed import keda as autoscaling
 from testbed.binaries import require
 from testbed.errors import BedError, BinaryUnavailableError, InvalidStateError, NotReadyError
 from testbed.images import ImageStore
@@ -21,11 +23,17 @@ from testbed.paths import Paths
 from testbed.processes import Daemons
 from testbed.progress import Progress, wait_until
 from testbed.state import BedState, Profile, choose_ports, host_address, load
-from testbed.versions import ADDONS, CONTROL_PLANE, NODE, SYSTEM_PACKAGES
+from testbed.versions import ADDONS, AUTOSCALING, CONTROL_PLANE, NODE, SYSTEM_PACKAGES
 
 _CONTROL_PLANE_DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager")
 _PATIENCE_SECONDS = 60
 _NODE_DAEMONS = ("kube-scheduler", "containerd", "kubelet", "kube-proxy", "volumes")
+
+
+class Addon(StrEnum):
+    """What a bed has beside its profile, and only for those who ask."""
+
+    KEDA = "keda"
 
 
 class Origin(StrEnum):
@@ -58,11 +66,15 @@ class Bed:
 
 
 def ensure(
-    profile: Profile | str = Profile.CONTROL_PLANE, progress: Progress | None = None, gateway: bool = True
+    profile: Profile | str = Profile.CONTROL_PLANE,
+    progress: Progress | None = None,
+    gateway: bool = True,
+    addons: Collection[Addon] = (),
 ) -> Bed:
     """A running bed that covers the profile; brings it up when there is none.
 
     gateway: whether a node needs the gateway's data plane, which takes half a minute more the first time.
+    addons: what a node has beside; another's cluster has what it has.
     `TESTBED_KUBECONFIG` names an existing cluster to use instead, `TESTBED=kind` a cluster by kind.
     """
     wanted = Profile(profile)
@@ -76,10 +88,10 @@ def ensure(
         kubectl = require(["kubectl"], paths, progress)["kubectl"]
         return Bed(kubeconfig, Profile.NODE, kubectl, paths, Origin.KIND)
     # Who finds what it needs does not wait for another process that is adding to it.
-    if (ready := _ready(wanted, gateway, paths)) is not None:
+    if (ready := _ready(wanted, gateway, paths, addons)) is not None:
         return _bed(ready, paths, progress)
     with _locked(paths):
-        return up(wanted, paths, progress, gateway)
+        return up(wanted, paths, progress, gateway, addons)
 
 
 def _by_kind() -> bool:
@@ -108,7 +120,7 @@ def _locked(paths: Paths) -> Iterator[None]:
         yield
 
 
-def up(wanted: Profile, paths: Paths, progress: Progress, gateway: bool = True) -> Bed:
+def up(wanted: Profile, paths: Paths, progress: Progress, gateway: bool = True, addons: Collection[Addon] = ()) -> Bed:
     """Bring the bed up to the wanted profile; instant when it is. Cleans up first after a crash."""
     if wanted is Profile.NODE:
         host.require_root()
@@ -130,10 +142,13 @@ def up(wanted: Profile, paths: Paths, progress: Progress, gateway: bool = True) 
         state = _add_node(state, paths, daemons, progress)
     if wanted is Profile.NODE and gateway and not state.gateway:
         state = _add_gateway(state, paths, progress)
+    if wanted is Profile.NODE and Addon.KEDA in addons and not state.keda:
+        autoscaling.install(paths, require((*CONTROL_PLANE, *AUTOSCALING), paths, progress), progress)
+        state = _saved(state.model_copy(update={"keda": True}), paths)
     return _bed(state, paths, progress)
 
 
-def _ready(wanted: Profile, gateway: bool, paths: Paths) -> BedState | None:
+def _ready(wanted: Profile, gateway: bool, paths: Paths, addons: Collection[Addon]) -> BedState | None:
     """The state of a bed that has all that is wanted and is healthy, else None."""
     try:
         state = load(paths.state)
@@ -142,7 +157,7 @@ def _ready(wanted: Profile, gateway: bool, paths: Paths) -> BedState | None:
     if state is None or not state.profile.covers(wanted):
         return None
     daemons = Daemons(paths.daemons, paths.logs)
-    whole = state.gateway or not gateway
+    whole = (state.gateway or not gateway) and (state.keda or Addon.KEDA not in addons)
     if wanted is Profile.NODE and not (whole and node_healthy(state, daemons)):
         return None
     return state if control_plane_healthy(state, paths, daemons) else None
@@ -196,7 +211,7 @@ def _add_node(state: BedState, paths: Paths, daemons: Daemons, progress: Progres
     state = _saved(state.model_copy(update={"profile": Profile.NODE, "complete": False}), paths)
     progress.say("starting the node")
     node.start(paths, state, daemons, binaries, progress)
-    addons.install(paths, state, daemons, binaries, progress)
+    cluster_addons.install(paths, state, daemons, binaries, progress)
     return _saved(state.model_copy(update={"complete": True}), paths)
 
 

@@ -91,6 +91,7 @@ def _download(missing: Sequence[Tool], paths: Paths, progress: Progress, fetch_f
         progress.say(f"downloaded {tool.name} {tool.version}, checksum verified")
         return None
 
-    progress.say(f"downloading {', '.join(tool.name for tool in missing)}")
+    if published := [tool.name for tool in missing if tool.download is not None]:
+        progress.say(f"downloading {', '.join(published)}")
     with ThreadPoolExecutor(max_workers=4) as pool:
         return [tool for tool in pool.map(attempt, missing) if tool is not None]

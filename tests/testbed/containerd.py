@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from testbed import oci
 from testbed.errors import BedError
@@ -20,6 +21,8 @@ BRIDGE = "rlhf-cni0"
 _CNI_BINARIES = ("/usr/lib/cni", "/opt/cni/bin")
 _NAMESPACE = "k8s.io"
 _TIMEOUT_SECONDS = 300
+# The trainer's 6 GB are hashed and unpacked: five minutes and more on a busy machine.
+_IMPORT_TIMEOUT_SECONDS = 1800
 
 
 def cni_folder() -> Path:
@@ -89,9 +92,9 @@ class Ctr:
     def __init__(self, paths: Paths) -> None:
         self._head = [shutil.which("ctr") or "/usr/bin/ctr", "-a", str(paths.containerd_socket), "-n", _NAMESPACE]
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, timeout_seconds: float = _TIMEOUT_SECONDS) -> str:
         """Its output. Raises BuildFailedError with what it said."""
-        return oci.run([*self._head, *arguments], timeout_seconds=_TIMEOUT_SECONDS)
+        return oci.run([*self._head, *arguments], timeout_seconds=timeout_seconds)
 
     def answers(self) -> bool:
         """Whether containerd serves."""
@@ -103,8 +106,28 @@ class Ctr:
         present = set(self.run("images", "list", "-q").split())
         for image in images:
             if image.name not in present:
-                self.run("images", "import", str(image.archive))
+                with image.archive.open("rb") as archive:
+                    self.import_stream(image.name, archive)
                 progress.say(f"imported {image.name}")
+
+    def import_stream(self, name: str, archive: IO[bytes]) -> None:
+        """Import an archive while it is read. Raises BuildFailedError."""
+        try:
+            oci.run([*self._head, "images", "import", "-"], timeout_seconds=_IMPORT_TIMEOUT_SECONDS, stdin=archive)
+        except BaseException:
+            # The name is there before all is unpacked: it would pass for an image, and no container start.
+            self.remove_image(name)
+            raise
+
+    def has(self, name: str) -> bool:
+        """Whether an image is there."""
+        return name in self.run("images", "list", "-q").split()
+
+    def remove_image(self, name: str) -> None:
+        """Take an image out, under both its names, and what it was made of."""
+        listed = self.run("images", "list")
+        if names := both_names(listed, name):
+            self._best_effort("images", "remove", "--sync", *names)
 
     def remove_containers(self) -> None:
         """Force the end of every task and forget every container."""
@@ -115,15 +138,41 @@ class Ctr:
 
     def remove_images_except(self, kept: Sequence[Path]) -> None:
         """Forget our images whose archives are gone (`kept` are those that are there). Only while no container runs."""
-        stems = {path.name.removesuffix(".tar") for path in kept}
-        for name in self.run("images", "list", "-q").split():
-            short = name.removeprefix(f"{REGISTRY}/")
-            if short != name and short.replace(":", "-") not in stems:
-                self._best_effort("images", "remove", name)
+        if names := superseded(self.run("images", "list"), {path.name.removesuffix(".tar") for path in kept}):
+            self._best_effort("images", "remove", "--sync", *names)
+        # An import that was cut off keeps what it had for a day.
+        for lease in self.run("leases", "list", "-q").split():
+            self._best_effort("leases", "delete", "--sync", lease)
 
     def _best_effort(self, *arguments: str) -> None:
         """One that ended by itself meanwhile is an error to ctr, not to us."""
         subprocess.run([*self._head, *arguments], capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
+
+
+def superseded(listed: str, kept: set[str]) -> list[str]:
+    """Images that nobody needs, of `ctr images list`: ours that are not among `kept` (`name-tag`).
+
+    CRI gives every image a second name, of its configuration's digest, which would keep the content for ever.
+    """
+    digests = _digests(listed)
+    prefix = f"{REGISTRY}/"
+    named = {name for name in digests if not name.startswith("sha256:")}
+    gone = {name for name in named if name.startswith(prefix) and name[len(prefix) :].replace(":", "-") not in kept}
+    needed = {digests[name] for name in named - gone}
+    return sorted(gone | {name for name in digests.keys() - named if digests[name] not in needed})
+
+
+def both_names(listed: str, name: str) -> list[str]:
+    """An image's names in `ctr images list`: its own, and CRI's unless another image has the same content."""
+    digests = _digests(listed)
+    same = [each for each, digest in digests.items() if name in digests and digest == digests[name]]
+    shared = any(each != name and not each.startswith("sha256:") for each in same)
+    return [each for each in same if each == name or (each.startswith("sha256:") and not shared)]
+
+
+def _digests(listed: str) -> dict[str, str]:
+    rows = [line.split() for line in listed.splitlines()[1:]]
+    return {row[0]: row[2] for row in rows if len(row) > 2}
 
 
 def shims(paths: Paths) -> list[int]:

@@ -20,6 +20,7 @@ DNS_SERVICE_IP = "10.96.0.10"
 CLUSTER_DOMAIN = "cluster.local"
 
 _READY_TIMEOUT_SECONDS = 120
+_FRONT_PROXY = "front-proxy-client"
 
 # file name -> (user, group): who each component is to the API server.
 _CLIENTS = {
@@ -31,6 +32,11 @@ _CLIENTS = {
 }
 
 
+def front_proxy(paths: Paths) -> Path:
+    """Where the authority is that requests of users passed on by the API server are known by."""
+    return paths.pki / "front-proxy"
+
+
 def write_credentials(paths: Paths, state: BedState) -> None:
     """Keys, certificates and kubeconfigs of every component, the node's included."""
     authority = pki.Authority(paths.pki)
@@ -40,6 +46,8 @@ def write_credentials(paths: Paths, state: BedState) -> None:
     authority.issue("kube-apiserver", "kube-apiserver", hosts=sorted({*names, state.node_ip}))
     node_hosts = sorted({NODE_NAME, "127.0.0.1", state.node_ip})
     authority.issue("kubelet", f"system:node:{NODE_NAME}", "system:nodes", hosts=node_hosts)
+    # The API server is a client, too: of other API servers that stand behind it, which trust this authority alone.
+    pki.Authority(front_proxy(paths)).issue("client", _FRONT_PROXY)
     server = f"https://127.0.0.1:{state.ports.api}"
     for name, (user, group) in _CLIENTS.items():
         authority.issue(name, user, group)
@@ -65,7 +73,7 @@ def etcd_arguments(paths: Paths, state: BedState) -> list[str]:
 
 def apiserver_arguments(paths: Paths, state: BedState) -> list[str]:
     """kube-apiserver's flags; they already hold what a node needs, so that a node can join later."""
-    keys = paths.pki
+    keys, front = paths.pki, front_proxy(paths)
     return [
         f"--etcd-servers=http://127.0.0.1:{state.ports.etcd}",
         f"--advertise-address={state.node_ip}",
@@ -80,6 +88,13 @@ def apiserver_arguments(paths: Paths, state: BedState) -> list[str]:
         f"--kubelet-client-key={keys / 'apiserver-kubelet.key'}",
         f"--kubelet-certificate-authority={keys / 'ca.crt'}",
         "--kubelet-preferred-address-types=InternalIP",
+        f"--requestheader-client-ca-file={front / 'ca.crt'}",
+        f"--requestheader-allowed-names={_FRONT_PROXY}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={front / 'client.crt'}",
+        f"--proxy-client-key-file={front / 'client.key'}",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={keys / 'sa.pub'}",
         f"--service-account-signing-key-file={keys / 'sa.key'}",

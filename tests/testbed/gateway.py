@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from testbed import gobuild, oci
 from testbed.containerd import Ctr
 from testbed.errors import BinaryUnavailableError
@@ -24,6 +26,8 @@ NAMESPACE = "gateway"
 NAME = "public"
 CLASS = "envoy"
 _CHART = "charts/gateway-helm"
+GATEWAY_API_MODULE, GATEWAY_API = "sigs.k8s.io/gateway-api", "1.6.1"
+"""The version that this Envoy Gateway is built with."""
 
 
 def install(paths: Paths, binaries: Mapping[str, Path], envoy_file: Path, progress: Progress) -> None:
@@ -128,3 +132,11 @@ def manifests(envoy: str | None) -> list[dict[str, Any]]:
             "spec": {"gatewayClassName": CLASS, "listeners": [listener]},
         },
     ]
+
+
+def api_crds(paths: Paths, progress: Progress) -> list[dict[str, Any]]:
+    """The CRDs of Gateway API that a route needs, of the standard channel: no data plane, no admission."""
+    folder = gobuild.module_source(GATEWAY_API_MODULE, f"v{GATEWAY_API}", paths, progress) / "config/crd/standard"
+    kinds = ("gatewayclasses", "gateways", "httproutes")
+    texts = [(folder / f"gateway.networking.k8s.io_{kind}.yaml").read_text(encoding="utf-8") for kind in kinds]
+    return [yaml.safe_load(text) for text in texts]

