@@ -1,0 +1,1 @@
+"""Serving pods for tests: a tiny policy, the server as a process of its own, and judges that listen."""
