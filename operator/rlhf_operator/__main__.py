@@ -13,6 +13,8 @@ from rlhf_operator.common.intents import OperatorDefaults
 from rlhf_operator.common.reader import Controller
 from rlhf_operator.errors import EXIT_OK, OperatorError, SettingsInvalid
 from rlhf_operator.kube.credentials import load_credentials
+from rlhf_operator.policyrollout.controller import PolicyRolloutController
+from rlhf_operator.rewardmodel.controller import RewardModelController
 from rlhf_operator.rlhfjob.controller import RLHFJobController
 from rlhf_operator.runtime import logs, shell
 from rlhf_operator.runtime.operator import Operator
@@ -20,7 +22,11 @@ from rlhf_operator.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
 
-CONTROLLERS: dict[str, Callable[[OperatorDefaults], Controller[Any]]] = {"RLHFJob": RLHFJobController}
+CONTROLLERS: dict[str, Callable[[OperatorDefaults], Controller[Any]]] = {
+    "RewardModel": RewardModelController,
+    "RLHFJob": RLHFJobController,
+    "PolicyRollout": PolicyRolloutController,
+}
 
 
 def controllers(settings: Settings) -> Sequence[Controller[Any]]:

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rlhf_operator.common.intents import OperatorDefaults
 from rlhf_operator.errors import SettingsInvalid
+from rlhf_operator.prometheus.addresses import AllowList
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -45,10 +46,23 @@ class Settings(BaseSettings):
     trainer_image: str = "ghcr.io/rlhf-operator/trainer:0.1.0"
     """Image of training pods that name none in their template."""
     trainer_image_pull_policy: str = Field(default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$")
+    server_image: str = "ghcr.io/rlhf-operator/server:0.1.0"
+    """Image of serving pods that name none; frozen with what it serves."""
+    server_image_pull_policy: str = Field(default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$")
+    prometheus_url: str = Field(default="", pattern=r"^(https?://\S+)?$", max_length=2048)
+    """Prometheus, for analyses that name none and, as KEDA reaches it, for autoscaling by queue depth; empty: none."""
+    prometheus_scrape_seconds: float = Field(default=15.0, gt=0, le=600)
+    """Time between two scrapes of a pod by the Prometheus that analyses ask: what it extrapolates is not counted."""
+    analysis_allowed_urls: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated URLs at or below which analyses may ask a Prometheus, beside prometheus_url."""
+    commands_verified: bool = False
+    """Whether the chart's admission policy holds commands of rollouts against who sends them."""
     progress_interval_seconds: float = Field(default=15.0, gt=0, le=3600)
     """How often a running job is asked for its progress."""
     kueue_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
     """How long a queued Job may be without a Workload before KueueNotResponding is said."""
+    gateway_mirror: str = Field(default="auto", pattern="^(auto|supported|unsupported)$")
+    """Whether gateways mirror a percentage of the requests; auto: by what is known of their controller."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated hosts outside the cluster that texts may be sent to."""
     hub_access: bool = False
@@ -86,11 +100,23 @@ class Settings(BaseSettings):
 
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
-    @field_validator("namespaces", "kinds", "allowed_hosts", mode="before")
+    @field_validator("namespaces", "kinds", "allowed_hosts", "analysis_allowed_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("analysis_allowed_urls")
+    @classmethod
+    def _are_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList.of(value)
+        return value
+
+    @field_validator("prometheus_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        AllowList.of((value,))
         return value
 
     @model_validator(mode="after")
@@ -120,11 +146,21 @@ class Settings(BaseSettings):
         pod = os.environ.get("POD_NAME")
         return f"{pod}_" if pod and self.identity.startswith(f"{pod}_") else None
 
+    def analysis_addresses(self) -> AllowList:
+        """What analyses may call."""
+        return AllowList.of((self.prometheus_url, *self.analysis_allowed_urls))
+
     def defaults(self) -> OperatorDefaults:
         """The part that controllers render from."""
         return OperatorDefaults(
             trainer_image=self.trainer_image,
             trainer_image_pull_policy=self.trainer_image_pull_policy,
+            server_image=self.server_image,
+            server_image_pull_policy=self.server_image_pull_policy,
+            prometheus_url=self.prometheus_url,
+            prometheus_scrape_seconds=self.prometheus_scrape_seconds,
+            gateway_mirror=self.gateway_mirror,
+            commands_verified=self.commands_verified,
             progress_interval_seconds=self.progress_interval_seconds,
             kueue_timeout_seconds=self.kueue_timeout_seconds,
             allowed_hosts=self.allowed_hosts,

@@ -12,32 +12,41 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from opkit.api import Api, ApiError, Object
-from opkit.kubelet import Kubelet, make_node
+from opkit.kubelet import INDEX, Kubelet, make_node
 from opkit.plane import private_plane
 from opkit.process import OperatorProcess, wait_for
+from rlhf_operator.api.exitcodes import ExitCode, FailureClass
 from rlhf_operator.api.result import TerminationMessage
 from rlhf_operator.common.intents import MANAGED_SELECTOR
 from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, RLHFJOBS, SERVICES
 from testbed.bed import Bed
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("KILLS", "50"))
 JOBS_COUNT = 20
 # Kills after which every job is there; those that come later hit retries and ends.
 LAST_JOB_AFTER = max(1, KILLS * 4 // 5)
 NODE = "node-a"
 SEED = 20261121
-# How an attempt's pods end, by the job's number: exit code of rank 0 in attempt 1, 2, … 0 from then on.
-SCRIPTS: tuple[tuple[int, ...], ...] = ((), (82,), (81,), (80,), ())
+DELETED = None
+# How attempts end, by the job's number: in attempt 1, 2, … the exit code of each pod, in the order of their indexes;
+# all exit 0 from then on. DELETED: somebody deletes the pod by force while it runs.
+SCRIPTS: tuple[tuple[tuple[int | None, ...], ...], ...] = (
+    (),
+    ((82,),),
+    ((81,),),
+    ((80,),),
+    ((82, 70),),
+    ((82, DELETED),),
+    ((DELETED,), (70,)),
+)
 CHILDREN = (JOBS, CONFIGMAPS, SERVICES, PODS)
 SETTINGS = {
     "PROGRESS_INTERVAL_SECONDS": "60",
@@ -68,11 +77,18 @@ def manifest(namespace: str, number: int) -> Object:
         "rewards": [{"scorer": "short"}],
         "training": {"steps": 8, "batchSize": 16, "microBatchSize": 4},
         "ppo": {"miniBatches": 2},
-        # Of two pods the Job controller would delete the second when the first fails, sooner or later.
-        "compute": {"workers": 1 if SCRIPTS[number % len(SCRIPTS)] else 2},
+        "compute": {"workers": workers(number)},
         "storage": {"claimName": "models"},
     }
     return {"metadata": {"name": f"job-{number:02d}", "namespace": namespace}, "spec": spec}
+
+
+def script(number: int) -> tuple[tuple[int | None, ...], ...]:
+    return SCRIPTS[number % len(SCRIPTS)]
+
+
+def workers(number: int) -> int:
+    return len(script(number)[0]) if script(number) else 2
 
 
 class World(threading.Thread):
@@ -85,6 +101,8 @@ class World(threading.Thread):
         self.bed = bed
         self.jobs_seen: dict[str, set[str]] = {}
         self.problem: BaseException | None = None
+        self._begun: set[tuple[str, ...]] = set()
+        """Attempts whose pods have all run."""
         self._stop_asked = threading.Event()
 
     def prepare(self) -> None:
@@ -125,19 +143,48 @@ class World(threading.Thread):
         jobs = {job["metadata"]["name"]: job for job in api.list(JOBS, self.namespace, MANAGED_SELECTOR)}
         for name, job in jobs.items():
             self.jobs_seen.setdefault(name, set()).add(job["metadata"]["uid"])
+        gangs: dict[tuple[str, ...], list[Object]] = {}
         for pod in api.list(PODS, self.namespace):
-            status = pod.get("status") or {}
             labels = pod["metadata"].get("labels") or {}
-            digest = digests.get(labels.get("rlhf.dev/job", ""))
-            if status.get("phase") != "Running" or pod["metadata"].get("deletionTimestamp") or digest is None:
+            if pod["metadata"].get("deletionTimestamp") or digests.get(labels.get("rlhf.dev/job", "")) is None:
                 continue
-            code, message = ending(labels, digest)
+            gangs.setdefault(tuple(labels[f"rlhf.dev/{name}"] for name in ("job", "role", "attempt")), []).append(pod)
+        for gang, pods in gangs.items():
+            name, role, attempt = gang[0], gang[1], int(gang[2])
+            running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running"]
+            codes = exit_codes(name, role, attempt)
+            if len(running) == len(codes):
+                self._begun.add(gang)
+            if gang in self._begun:
+                # The root cause first: it ends, or goes, before those that lose it.
+                for pod in sorted(running, key=lambda pod: codes[index_of(pod)] == ExitCode.PEER_LOST):
+                    self._end(api, kubelet, pod, codes[index_of(pod)], said(name, role, attempt, digests[name]))
+
+    def _end(self, api: Api, kubelet: Kubelet, pod: Object, code: int | None, message: str) -> None:
+        if code is DELETED:
+            path = PODS.path(self.namespace, pod["metadata"]["name"])
+            api.call("DELETE", path, {"gracePeriodSeconds": 0})
+        else:
             kubelet.end(api, pod, code, message)
 
 
-def ending(labels: Mapping[str, str], digest: str) -> tuple[int, str]:
-    """Exit code and termination message of a pod, by its job's script."""
-    name, role, attempt = labels["rlhf.dev/job"], labels["rlhf.dev/role"], int(labels["rlhf.dev/attempt"])
+def index_of(pod: Object) -> int:
+    return int((pod["metadata"].get("annotations") or {}).get(INDEX, 0))
+
+
+def exit_codes(name: str, role: str, attempt: int) -> tuple[int | None, ...]:
+    """How the pods of one Job end, by its RLHFJob's script."""
+    number = int(name.rpartition("-")[2])
+    if role != "train":
+        return (70,) if role == "collect" else (0,)
+    attempts = script(number)
+    return attempts[attempt - 1] if attempt <= len(attempts) else (0,) * workers(number)
+
+
+def said(name: str, role: str, attempt: int, digest: str) -> str:
+    """The termination message of a pod."""
+    if role == "train" and any(code != 0 for code in exit_codes(name, role, attempt)):
+        return ""
     values: dict[str, Any] = {
         "planDigest": digest,
         "attempt": attempt,
@@ -154,20 +201,17 @@ def ending(labels: Mapping[str, str], digest: str) -> tuple[int, str]:
             "datasetDigests": ["sha256:" + "c" * 64],
             "planDigest": digest,
         }
-    elif role == "train":
-        script = SCRIPTS[int(name.rpartition("-")[2]) % len(SCRIPTS)]
-        code = script[attempt - 1] if attempt <= len(script) else 0
-        if code:
-            return code, ""
-    return 0, TerminationMessage.model_validate(values).encode().decode()
+    elif role == "collect":
+        # Nothing is collected of what never had a result.
+        values |= {"failure": FailureClass.RESULT_UNKNOWN, "reason": "NoResult", "message": "no result.json"}
+    return TerminationMessage.model_validate(values).encode().decode()
 
 
 @pytest.fixture
 def bed() -> Iterator[Bed]:
     with private_plane() as plane:
         with closing(Api(plane.kubeconfig)) as api:
-            for path in sorted((ROOT / "crds").glob("*.yaml")):
-                api.install_crd(yaml.safe_load(path.read_text(encoding="utf-8")))
+            api.install_our_crds()
             make_node(api, NODE)
         yield plane
 

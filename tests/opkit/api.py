@@ -19,6 +19,7 @@ from rlhf_operator.common.resources import CONFIGMAPS, CRDS, NAMESPACES, Resourc
 from rlhf_operator.kube.credentials import from_kubeconfig
 
 Object = dict[str, Any]
+_CRDS = Path(__file__).parents[2] / "crds"
 _PATCHES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
 
 
@@ -128,6 +129,11 @@ class Api:
             return wait_for(f"{resource} {name}", look, seconds)
         except TimeoutError as error:
             raise TimeoutError(f"{resource} {name}: condition not met within {seconds} s; last seen: {seen}") from error
+
+    def install_our_crds(self) -> None:
+        """Install the project's own CRDs."""
+        for path in sorted(_CRDS.glob("*.yaml")):
+            self.install_crd(yaml.safe_load(path.read_text(encoding="utf-8")))
 
     def install_crd(self, crd: Mapping[str, Any]) -> None:
         """Create a CRD, or leave the one that is there, and wait until it is served."""

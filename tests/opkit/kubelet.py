@@ -15,6 +15,7 @@ from opkit.process import wait_for
 from rlhf_operator.common.resources import NODES, PODS
 
 INTERRUPTED = 75
+KILLED = 137
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -23,7 +24,10 @@ def _now() -> str:
 
 
 class Kubelet:
-    """Runs every pod of one namespace on one node, until a test says how it ends. Deleted pods exit 75 and go."""
+    """Runs every pod of one namespace on one node, until a test says how it ends.
+
+    Deleted pods exit 75, by force 137, and go.
+    """
 
     def __init__(self, api: Api, namespace: str, node: str, pod_ip: str = "127.0.0.1") -> None:
         self._kubeconfig = api.kubeconfig
@@ -63,7 +67,9 @@ class Kubelet:
             if self.frozen:
                 return
             if phase == "Running":
-                self.end(api, pod, INTERRUPTED, "")
+                # By force there is no time to be asked first.
+                by_force = pod["metadata"].get("deletionGracePeriodSeconds") == 0
+                self.end(api, pod, KILLED if by_force else INTERRUPTED, "")
             path = PODS.path(self._namespace, name)
             api.call("DELETE", path, {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}})
         elif not pod["spec"].get("nodeName"):
@@ -106,7 +112,8 @@ class Kubelet:
 
     def _status(self, api: Api, pod: Object, status: Mapping[str, Any]) -> None:
         name = pod["metadata"]["name"]
-        conditions = {"type": "Ready", "status": "True" if status["phase"] == "Running" else "False"}
+        word = "True" if status["phase"] == "Running" else "False"
+        conditions = {"type": "Ready", "status": word, "lastTransitionTime": _now()}
         # A merge patch replaces the list: what others wrote, such as DisruptionTarget, must stay.
         known = [*((pod.get("status") or {}).get("conditions") or ()), *status.get("conditions", ())]
         others = [each for each in known if each["type"] != "Ready"]

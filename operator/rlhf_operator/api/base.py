@@ -12,6 +12,9 @@ GROUP = "rlhf.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+IMMUTABLE = "self == oldSelf"
+"""The rule of a field that may not change, on the field itself."""
+_RULES = "x-kubernetes-validations"
 _ACRONYMS = frozenset({"kl", "gpu", "url"})
 
 
@@ -49,12 +52,18 @@ class Model(BaseModel):
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
+        # Most types are only parts of others: built by themselves too, all of them would take 4 MB in every process.
+        defer_build=True,
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     """CEL rules of this type; a subclass's come after its bases'."""
     one_of: ClassVar[tuple[str, ...]] = ()
     """Python names of the fields of which exactly one must be set."""
+    immutable: ClassVar[tuple[str, ...]] = ()
+    """Python names of the fields that may not be set, changed or removed after creation."""
+    immutable_advice: ClassVar[str] = "create a new object"
+    """What to do instead."""
 
     def dump(self) -> dict[str, Any]:
         """The JSON form as Kubernetes has it: camelCase, without unset fields."""
@@ -79,9 +88,19 @@ class Model(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         result = handler(schema)
+        target = handler.resolve_ref_schema(result)
         rules = [rule.as_schema() for rule in cls.all_rules()]
+        for name in cls.immutable:
+            field = to_camel(name)
+            node = target["properties"][field]
+            words = f"{field} can't be changed: {cls.immutable_advice}"
+            # On the field itself: from the parent, which the server evaluates at every status write too, each access
+            # costs a map of all its fields.
+            node[_RULES] = [*node.get(_RULES, ()), Rule(IMMUTABLE, words).as_schema()]
+            if field not in target.get("required", ()) and node.get("default") in (None, []):
+                rules.append(presence_rule(field, words).as_schema())
         if rules:
-            handler.resolve_ref_schema(result)["x-kubernetes-validations"] = rules
+            target[_RULES] = rules
         return result
 
 
@@ -96,6 +115,12 @@ def one_of_rule(names: tuple[str, ...]) -> Rule:
     fields = [to_camel(name) for name in names]
     count = " + ".join(f"(has(self.{cel_name(field)}) ? 1 : 0)" for field in fields)
     return Rule(f"{count} == 1", f"set exactly one of {', '.join(fields)}")
+
+
+def presence_rule(field: str, message: str) -> Rule:
+    """The field (CRD name) is neither set nor removed by an update."""
+    name = cel_name(field)
+    return Rule(f"has(self.{name}) == has(oldSelf.{name})", message, field_path=f".{field}")
 
 
 def cel_name(field: str) -> str:
@@ -128,15 +153,3 @@ _CEL_WORDS = frozenset(
         "while",
     }
 )
-
-
-def immutable_rules(fields: tuple[str, ...], advice: str) -> tuple[Rule, ...]:
-    """Transition rules: none of the fields (CRD names) may be set, changed or removed after creation."""
-    return tuple(
-        Rule(
-            f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
-            f"{field} can't be changed: {advice}",
-            field_path=f".{field}",
-        )
-        for field, name in ((field, cel_name(field)) for field in fields)
-    )

@@ -129,9 +129,9 @@ class Columns(Model):
     response: Column | None = None
     """Demonstrations, Binary and Scalar: the response (default `response`)."""
     label: Column | None = None
-    """The judgement. Pairs: 0 tie, 1 first, 2 second. Binary: true or false. Scalar: the score (default `label`)."""
+    """The judgement. Pairs: 0 tie, 1 first, 2 second. Ranking: `2>1=3` or ranks. Binary: a boolean. Scalar: a score."""
     annotators: Annotated[list[Column], Field(min_length=1, max_length=16)] | None = None
-    """One judgement column per annotator, valued 0 tie, 1 first, 2 second; aggregated by majority."""
+    """One column per annotator, valued as label; null: did not judge. An RLHFJob aggregates them by majority."""
     answer: Column | None = None
     """The reference answer, for graders that compare."""
     dimension: Column | None = None

@@ -63,3 +63,9 @@ EXIT_CODE_OF_CLASS: dict[FailureClass, ExitCode] = {
 def failure_class(exit_code: int) -> FailureClass:
     """Return the class of a non-zero exit code; codes outside the table are crashes."""
     return CLASS_OF_EXIT_CODE.get(exit_code, FailureClass.CRASH)
+
+
+VERIFY_MISMATCH = 65
+"""`python -m rlhf_scoring.verify`: the files are not those that the digest names (sysexits.h's EX_DATAERR)."""
+VERIFY_UNREADABLE = 66
+"""`python -m rlhf_scoring.verify`: they are not there, or can't be read (EX_NOINPUT)."""

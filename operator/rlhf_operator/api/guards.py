@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .base import Model, Rule, immutable_rules, to_camel
+from .base import Model, Rule
 from .scalars import EntryName, Rate
 
 
@@ -99,10 +99,8 @@ class Guard(Model):
         "log_prob_drift",
         "non_finite",
     )
-    rules: ClassVar[tuple[Rule, ...]] = immutable_rules(
-        ("patience", *(to_camel(name) for name in one_of)),
-        "of a guard only action may change; create a new RLHFJob for other limits",
-    )
+    immutable: ClassVar[tuple[str, ...]] = ("patience", *one_of)
+    immutable_advice: ClassVar[str] = "of a guard only action may change; create a new RLHFJob for other limits"
 
     name: EntryName
     """Name of the guard, unique in the list."""

@@ -20,6 +20,10 @@ class Progress(StatusModel):
     """KL to the reference model, in nats per response."""
     entropy: float | None = None
     """Mean entropy, in nats per token."""
+    loss: float | None = None
+    """Of a reward model: loss of the last step, in nats."""
+    accuracy: float | None = None
+    """Of a reward model: share of the last step's pairs that came out right before its update."""
     tokens_per_second: float | None = None
     """Tokens generated and trained per second."""
     eta_seconds: int | None = None
@@ -142,6 +146,10 @@ class RewardModelUse(StatusModel):
     """Name of the RewardModel."""
     version: str = ""
     """Digest of the version."""
+    url: str | None = None
+    """Address that the run asks; unset when it reads the files."""
+    path: str | None = None
+    """Where its pods find the files."""
 
 
 class Artifact(StatusModel):
@@ -184,6 +192,27 @@ class ResolvedSource(StatusModel):
     """Digest of the content."""
 
 
+class RunStatus(StatusModel):
+    """One run of a plan."""
+
+    plan_digest: str | None = None
+    """Digest of the resolved plan."""
+    resolved: list[ResolvedSource] = []
+    """Sources as they were resolved once."""
+    progress: Progress | None = None
+    """The last reading."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest complete checkpoint."""
+    attempts: list[Attempt] = []
+    """The newest attempts."""
+    restarts: int | None = None
+    """Attempts that count against maxRestarts."""
+    cost: CostStatus | None = None
+    """What the run has used."""
+    start_time: Time | None = None
+    """When the first attempt started."""
+
+
 class RLHFJobStatus(StatusModel):
     """What is so, as the operator saw it."""
 
@@ -204,6 +233,8 @@ class RLHFJobStatus(StatusModel):
     """What is in force, by name."""
     resolved: list[ResolvedSource] = []
     """Sources as they were resolved once."""
+    reward_models: list[RewardModelUse] = []
+    """Versions of RewardModels that the run uses from its first attempt to its last."""
     progress: Progress | None = None
     """The last reading of the running job."""
     checkpoint: CheckpointStatus | None = None

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.result import Digest
+from rlhf_operator.api.rewardgate import RewardGate
 from rlhf_operator.api.rlhfjob import (
     PPO,
     Algorithm,
@@ -45,6 +46,9 @@ SIGNING_KEY_PATH = "/rlhf/signing-key"
 PROGRESS_PORT = 9400
 TORCHRUN_PORT = 29400
 
+TOTAL = "total"
+"""Name of the mean over a reward model's dimensions: what a consumer that names no dimension gets."""
+
 PodPath = Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
 
 
@@ -73,7 +77,7 @@ class PlanRewardModel(Model):
 
     name: str
     version: Digest | None = None
-    dimension: str = "overall"
+    dimension: str = TOTAL
     path: PodPath | None = None
     url: str | None = None
 
@@ -93,6 +97,8 @@ class PlanScorer(Model):
     """File of a Python grader that came from a ConfigMap."""
     grader_digest: Digest | None = None
     """SHA-256 of that file when the plan was made."""
+    token_path: PodPath | None = None
+    """File that holds the bearer token of a grader behind an address; read again for every request."""
     reward_model: PlanRewardModel | None = None
 
     @model_validator(mode="after")
@@ -191,31 +197,22 @@ class PlanOutput(Model):
     sign: bool = False
 
 
-class TrainingPlan(Model):
-    """One RLHFJob, resolved. Read by `python -m rlhf_trainer`."""
+class RunPlan(Model):
+    """What every run has, whatever it trains: who, on which image, over which processes, for how long, to where."""
 
     name: str
     namespace: str
     image: str
     """The trainer image of every attempt; part of the plan, so that an operator upgrade changes no run."""
-    algorithm: Algorithm
-    base_model: PlanSource
-    parent_artifact: PlanSource | None = None
-    warm_start: PlanWarmStart | None = None
-    dataset: PlanDataset
-    scorers: list[PlanScorer] = []
-    rewards: list[Reward] = []
-    monitors: list[str] = []
-    training: PlanTraining
-    optimizer: Optimizer
-    generation: Generation
-    ppo: PPO | None = None
     compute: PlanCompute
     checkpoints: PlanCheckpoints
-    guards: list[PlanGuard] = []
-    evaluation: PlanEvaluation | None = None
     timeouts: PlanTimeouts
     output: PlanOutput
+
+    @property
+    def scorer_claims(self) -> tuple[str, ...]:
+        """Claims that hold reward models which are read in process."""
+        return ()
 
     def canonical(self) -> str:
         """Return the one JSON text of this plan: sorted keys, no white space, nulls left out."""
@@ -228,6 +225,32 @@ class TrainingPlan(Model):
         return "sha256:" + hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
+class TrainingPlan(RunPlan):
+    """One RLHFJob, resolved. Read by `python -m rlhf_trainer`."""
+
+    algorithm: Algorithm
+    base_model: PlanSource
+    parent_artifact: PlanSource | None = None
+    warm_start: PlanWarmStart | None = None
+    dataset: PlanDataset
+    scorers: list[PlanScorer] = []
+    rewards: list[Reward] = []
+    monitors: list[str] = []
+    training: PlanTraining
+    optimizer: Optimizer
+    generation: Generation
+    ppo: PPO | None = None
+    guards: list[PlanGuard] = []
+    evaluation: PlanEvaluation | None = None
+
+    @property
+    def scorer_claims(self) -> tuple[str, ...]:
+        """Claims that hold reward models which are read in process."""
+        paths = [scorer.reward_model.path for scorer in self.scorers if scorer.reward_model is not None]
+        found = {path.removeprefix(f"{CLAIMS_PATH}/").split("/")[0] for path in paths if path is not None}
+        return tuple(sorted(found))
+
+
 def workspace_name(job: str, plan_digest: str) -> str:
     """Return the workspace's folder name under the storage claim: the job's name and 12 hex digits of the digest."""
     return f"{job}-{plan_digest.removeprefix('sha256:')[:12]}"
@@ -237,3 +260,5 @@ class LiveSettings(Model):
     """What may change while a job runs; mounted as a file, read again at every step."""
 
     guard_actions: dict[str, GuardAction] = {}
+    reward_gate: RewardGate | None = None
+    """RewardModel: what a version must reach. A limit that changes judges again; it trains nothing again."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from .base import Model, Rule
 from .data import LocalSecretRef, PVCSource, S3Source
@@ -13,6 +14,16 @@ from .meta import map_list
 from .scalars import ImageRef, Key, ObjectName, OpenObject, Quantity, ShortText
 
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+
+
+def _whole(value: object) -> object:
+    # To Python False equals 0; to the CRD's schema it is no number.
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "must be 0, 2 or 3")
+    return value
+
+
+ZeroStage = Annotated[Literal[0, 2, 3], BeforeValidator(_whole)]
 
 
 class Resources(Model):
@@ -115,6 +126,28 @@ class PodFields(Model):
     a dry run before use. Command, ports, restartPolicy, selector labels and our environment can't be overridden."""
 
 
+class AutoscalingMetric(StrEnum):
+    """What the number of pods follows."""
+
+    QUEUE_DEPTH = "QueueDepth"
+    KV_CACHE_USAGE = "KVCacheUsage"
+
+
+class Autoscaling(Model):
+    """How many pods there are."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("self.min <= self.max", "min must not be greater than max"),)
+
+    min: Annotated[int, Field(ge=1, le=1000)]
+    """Fewest pods."""
+    max: Annotated[int, Field(ge=1, le=1000)]
+    """Most pods."""
+    metric: AutoscalingMetric = AutoscalingMetric.QUEUE_DEPTH
+    """QueueDepth (waiting requests per pod) or KVCacheUsage (0-1)."""
+    target: Annotated[float, Field(gt=0, le=100_000)] = 4.0
+    """Value of the metric that is aimed at."""
+
+
 class Offload(StrEnum):
     """What DeepSpeed keeps in host memory."""
 
@@ -158,7 +191,7 @@ class Compute(PodFields):
     """GPUs per pod, one process each; 0 trains on CPU with one process per pod."""
     gpu_resource_name: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "nvidia.com/gpu"
     """Resource name of the GPUs."""
-    zero_stage: Literal[0, 2, 3] = 0
+    zero_stage: ZeroStage = 0
     """DeepSpeed ZeRO stage: 0 replicates, 2 shards optimizer and gradients, 3 also parameters."""
     offload: Offload = Offload.NONE
     """What is kept in host memory: None, Optimizer or OptimizerAndParameters."""

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from .base import Model, Rule
 from .data import ConfigMapSource, DataRef, PVCSource, S3Source
 from .meta import Kind, PrinterColumn
-from .pods import LabelValue, PodFields
+from .pods import Autoscaling, AutoscalingMetric, LabelValue, PodFields
 from .rolloutanalysis import PAIRED, Analysis
 from .rolloutstatus import PolicyRolloutStatus
 from .rolloutstrategy import Capacity, Hold, Mirror, Step, StepMatch, Strategy
@@ -87,28 +87,6 @@ class TextSource(Model):
 
     config_map: ConfigMapSource
     """The ConfigMap and its key."""
-
-
-class AutoscalingMetric(StrEnum):
-    """What the number of pods follows."""
-
-    QUEUE_DEPTH = "QueueDepth"
-    KV_CACHE_USAGE = "KVCacheUsage"
-
-
-class Autoscaling(Model):
-    """How many pods there are."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (Rule("self.min <= self.max", "min must not be greater than max"),)
-
-    min: Annotated[int, Field(ge=1, le=1000)]
-    """Fewest pods."""
-    max: Annotated[int, Field(ge=1, le=1000)]
-    """Most pods."""
-    metric: AutoscalingMetric = AutoscalingMetric.QUEUE_DEPTH
-    """QueueDepth (waiting requests per pod) or KVCacheUsage (0-1)."""
-    target: Annotated[float, Field(gt=0, le=100_000)] = 4.0
-    """Value of the metric that is aimed at."""
 
 
 class ModelCache(Model):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .base import API_VERSION
+from .base import API_VERSION, IMMUTABLE
 from .meta import Kind
 
 Schema = dict[str, Any]
@@ -103,7 +103,11 @@ def _row(name: str, node: Schema, required: bool, page: _Page) -> str:
     inner = _inner(node, page)
     meaning = " ".join(inner.get("description", "").split())
     bounds = _bounds(inner)
-    rules = [rule["message"] for rule in inner.get("x-kubernetes-validations", []) if "$ref" not in inner]
+    rules = [
+        rule["message"]
+        for rule in inner.get("x-kubernetes-validations", [])
+        if "$ref" not in inner and rule["rule"] != IMMUTABLE
+    ]
     extra = "; ".join([*([bounds] if bounds else []), *rules])
     cells = (
         f"`{name}`",
@@ -169,7 +173,11 @@ def _bounds(node: Schema) -> str:
 def _messages(definition: Schema) -> list[str]:
     """What is refused, in words. The rules on changes, one per field, become one line."""
     rules = definition.get("x-kubernetes-validations", [])
-    frozen = [rule["fieldPath"][1:] for rule in rules if "can't be changed" in rule["message"]]
+    frozen = [
+        field
+        for field, node in definition.get("properties", {}).items()
+        if any(rule["rule"] == IMMUTABLE for rule in node.get("x-kubernetes-validations", ()))
+    ]
     messages = [rule["message"] for rule in rules if "can't be changed" not in rule["message"]]
     if frozen:
         messages.append("after creation these can't be changed: " + ", ".join(f"`{field}`" for field in frozen))

@@ -7,11 +7,15 @@ from pydantic import Field
 
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.exitcodes import FailureClass
+from rlhf_operator.api.rewardgate import RewardFigures
 
 TERMINATION_MESSAGE_BYTES = 3072
 """Bound of the termination message; the kubelet cuts at 4096."""
 
 MAX_FIGURES = 20
+
+AGREEMENT_ALPHA, DROPPED_ROWS = "agreementAlpha", "droppedRows"
+"""Figures of a RewardModel's data: the lowest Krippendorff's alpha of a dimension, and rows that were left out."""
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -29,6 +33,10 @@ class Progress(Model):
     """k1 summed over response tokens, mean over responses, in nats."""
     entropy: float | None = None
     """Mean entropy per token of the sampling distribution, in nats."""
+    loss: float | None = None
+    """RewardModel: training loss of the last step, weighted mean over its pairs, in nats."""
+    accuracy: float | None = None
+    """RewardModel: share of the last step's pairs that the model got right before its update."""
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     checkpoint_step: int | None = None
@@ -82,7 +90,8 @@ class ArtifactRecord(Model):
     """Passed, Failed, NotEvaluated."""
     gate_message: str = ""
     signed: bool = False
-    base_model_digest: Digest
+    base_model_digest: Digest | None = None
+    """None: a RewardModel of graders."""
     dataset_digests: list[Digest]
     plan_digest: Digest
 
@@ -95,11 +104,13 @@ class Result(Model):
     step: int
     finished_at: datetime
     policy: str
-    """Folder of the trained policy, relative to the workspace."""
+    """Folder of the trained policy or of the RewardModel's version, relative to the workspace."""
     policy_digest: Digest
-    base_model_digest: Digest
+    base_model_digest: Digest | None = None
     datasets: list[DatasetRecord]
     evaluation: list[Comparison] = []
+    reward: list[RewardFigures] = []
+    """RewardModel: what was measured, by dimension."""
     figures: dict[str, float] = {}
     checkpoint: CheckpointRecord | None = None
     world_size: int
@@ -120,6 +131,8 @@ class TerminationMessage(Model):
     figures: dict[str, float] = Field(default_factory=dict, max_length=MAX_FIGURES)
     checkpoint: CheckpointRecord | None = None
     evaluation: list[Comparison] = []
+    reward: RewardFigures | None = None
+    """RewardModel: the figures of its weakest dimension; all are in the report."""
     artifact: ArtifactRecord | None = None
 
     def encode(self) -> bytes:

@@ -11,9 +11,11 @@ from .algorithms import Lora, SupervisedOptimizer, Training
 from .base import Model, Rule, StatusModel
 from .data import DataRef, Dataset
 from .graders import Grader
+from .jobstatus import RunStatus
+from .lifecycle import Checkpoints, Timeouts
 from .meta import Conditions, EffectiveStatus, Kind, PrinterColumn, map_list
-from .pods import Compute, Output, PodFields, Storage
-from .scalars import Column, Digest, EntryName, Rate, Time
+from .pods import Autoscaling, Compute, Output, PodFields, Storage
+from .scalars import Between, Column, Digest, Duration, EntryName, Rate, Time
 
 Dimension = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-zA-Z0-9_]*[a-zA-Z0-9])?$", max_length=40)]
 """A dimension of quality: the same string in graders, scores, feedback and metric labels."""
@@ -135,6 +137,16 @@ class RewardSlices(Model):
 class RewardEvaluation(Model):
     """The gate: what a version must reach before it is used."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.dataset) || self.dataset.format in ['Pairs', 'Ranking', 'Scalar', 'Binary']",
+            "a reward model is held against judgements: set evaluation.dataset.format to Pairs, Ranking, Scalar or "
+            "Binary",
+        ),
+    )
+
+    dataset: Dataset | None = None
+    """Judged responses to evaluate on. Unset: a part of the training data is held out, as `split` says."""
     split: Split = Split(held_out_fraction=0.1)
     """How evaluation data is held out."""
     min_accuracy: Rate | None = None
@@ -154,10 +166,21 @@ class RewardEvaluation(Model):
 class RewardServing(PodFields):
     """The pods that answer /v1/score."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.autoscaling) || self.autoscaling.metric == 'QueueDepth'",
+            "a scorer has a queue and no KV cache: set autoscaling.metric to QueueDepth",
+        ),
+    )
+
     enabled: bool = True
     """Whether the current version is served."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Number of pods."""
+    """Number of pods; with autoscaling the number to begin with."""
+    autoscaling: Autoscaling | None = None
+    """Follow the queue: needs KEDA and Prometheus in the cluster. Without KEDA the number of pods stays fixed."""
+    progress_deadline: Annotated[Duration, Between("30s", "24h")] = Duration("15m")
+    """Time in which a version's pods must be ready; after it the version is named, and the former one goes on."""
 
 
 class RewardModelSpec(Model):
@@ -173,8 +196,9 @@ class RewardModelSpec(Model):
             "every entry of dimensions needs a grader: add one, or remove the dimension",
         ),
         Rule(
-            "!has(self.source.train) || has(self.storage)",
-            "training needs a volume for its workspace: set storage",
+            "has(self.source.train) || !has(self.evaluation) || has(self.evaluation.dataset) || "
+            "has(self.evaluation.mustPrefer)",
+            "there is no training data to hold out from: set evaluation.dataset, or train",
         ),
         Rule(
             "!has(self.source.train) || self.dimensions.size() == 1 || "
@@ -189,7 +213,7 @@ class RewardModelSpec(Model):
             "max(1, compute.gpusPerWorker)) x source.train.training.microBatchSize",
         ),
         Rule(
-            "self.compute.workers == 1 || !has(self.storage) || !has(self.storage.accessModes) || "
+            "self.compute.workers == 1 || !has(self.storage.accessModes) || "
             "self.storage.accessModes.exists(m, m == 'ReadWriteMany')",
             "several workers write to the same claim: add ReadWriteMany to storage.accessModes, or leave it out",
         ),
@@ -207,10 +231,18 @@ class RewardModelSpec(Model):
     """The pods that answer /v1/score."""
     compute: Compute = Compute()
     """Pods of the training and how they share the model."""
-    storage: Storage | None = None
+    storage: Storage
     """The volume for workspaces and versions."""
     output: Output = Output()
     """Where versions go; by default onto the storage claim."""
+    checkpoints: Checkpoints = Checkpoints()
+    """When training is saved."""
+    timeouts: Timeouts = Timeouts()
+    """How long silence is tolerated."""
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 5
+    """Failures that are retried; disruptions and preemptions do not count."""
+    suspend: bool = False
+    """Stop the training's pods and keep the place; false goes on from the last checkpoint. Serving is not touched."""
     versions_limit: Annotated[int, Field(ge=1, le=100)] = 5
     """Versions that are kept, beside those in use."""
     pinned_version: Digest | None = None
@@ -226,6 +258,18 @@ class RewardModelVersion(StatusModel):
     """Its readable name."""
     gate: str | None = None
     """Passed, Failed or NotEvaluated."""
+    message: str | None = None
+    """The gate's words: each figure that missed its limit."""
+    limits: dict[str, float] = {}
+    """The limits that it was held against."""
+    ref: str | None = None
+    """Where its files lie: pvc://claim/path, or workspace://folder while its gate has not passed."""
+    plan_digest: str | None = None
+    """Digest of the plan that made it."""
+    scorer: str | None = None
+    """What scores: Model or Graders."""
+    dimensions: list[str] = []
+    """What it judges."""
     accuracy: float | None = None
     """Share of held-out pairs that came out right."""
     accuracy_interval: list[float] = []
@@ -239,7 +283,20 @@ class RewardModelVersion(StatusModel):
     dropped_rows: int | None = None
     """Rows that were not trained on."""
     at: Time | None = None
-    """When it was made."""
+    """When it was judged."""
+    url: str | None = None
+    """Address of this version alone, while it is served."""
+
+
+class RewardModelRun(RunStatus):
+    """The run that makes the version that the spec asks for."""
+
+    failed: str | None = None
+    """Reason for which it is not tried again until the spec changes."""
+    message: str | None = None
+    """The same for people."""
+    generation: int | None = None
+    """Generation of the spec that it last ran for."""
 
 
 class RewardModelStatus(StatusModel):
@@ -255,14 +312,20 @@ class RewardModelStatus(StatusModel):
     """The state for machines: Ready, Reconciling, Stalled, Trained, Evaluated, Serving."""
     effective: EffectiveStatus | None = None
     """What is in force, by name."""
+    run: RewardModelRun | None = None
+    """The run that makes the version that the spec asks for, or made it."""
+    attempts_made: int | None = None
+    """Highest number that an attempt of any plan had."""
     current_version: str | None = None
-    """Newest version that passed its gate, or the pinned one."""
+    """Version in use: the one of the spec once it passed, else the last that did; or the pinned one."""
     served_version: str | None = None
-    """Version that answers now."""
+    """Version that the stable Service's clients reach."""
+    served_since: Time | None = None
+    """When it began to."""
     url: str | None = None
     """Address of /v1/score inside the cluster."""
     versions: list[RewardModelVersion] = []
-    """Versions, newest first."""
+    """Versions, the one last made or gone back to first."""
 
 
 class RewardModel(Kind):
@@ -273,6 +336,7 @@ class RewardModel(Kind):
     printer_columns: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Whether it can be used"),
         PrinterColumn("Phase", "string", ".status.phase", "Summary of the conditions"),
+        PrinterColumn("Gate", "string", ".status.versions[0].gate", "Verdict on the newest version"),
         PrinterColumn("Accuracy", "number", ".status.versions[0].accuracy", "Accuracy of the newest version"),
         PrinterColumn("Version", "string", ".status.currentVersion", "Digest of the version in use", 1),
         PrinterColumn("URL", "string", ".status.url", "Address inside the cluster", 1),

@@ -26,7 +26,7 @@ from .algorithms import (
     SupervisedOptimizer,
     Training,
 )
-from .base import Model, Rule, immutable_rules, to_camel
+from .base import Model, Rule
 from .data import DataRef, Dataset
 from .evaluation import Baseline, Evaluation, Slices, Suite
 from .generation import (
@@ -65,9 +65,10 @@ from .jobstatus import (
     RewardModelUse,
     RLHFJobStatus,
 )
+from .lifecycle import Budget, Checkpoints, Timeouts
 from .meta import Condition, Kind, PrinterColumn, map_list
 from .pods import Compute, Offload, Output, Precision, Signing, Storage
-from .scalars import Between, DecimalText, Duration, EntryName
+from .scalars import EntryName
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -135,7 +136,7 @@ __all__ = [
     "WarmStart",
 ]
 
-MUTABLE_FIELDS = frozenset({"suspend", "budget", "maxRestarts", "guards", "ttlSecondsAfterFinished"})
+MUTABLE_FIELDS = frozenset({"suspend", "budget", "max_restarts", "guards", "ttl_seconds_after_finished"})
 """Fields of the spec that may change after creation; of guards only the actions."""
 
 
@@ -157,44 +158,6 @@ class WarmStart(Model):
     """Its optimizer."""
 
 
-class Checkpoints(Model):
-    """When a run is saved."""
-
-    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 25
-    """Steps between two checkpoints."""
-    keep: Annotated[int, Field(ge=1, le=1000)] = 3
-    """How many complete checkpoints are kept."""
-    grace_period: Annotated[Duration, Between("30s", "24h")] = Duration("5m")
-    """Time that pods have for a last checkpoint when they are stopped."""
-
-
-class Timeouts(Model):
-    """How long silence is tolerated."""
-
-    startup: Annotated[Duration, Between("1s", "168h")] = Duration("30m")
-    """Time in which all workers must have joined."""
-    progress: Annotated[Duration, Between("1s", "168h")] = Duration("20m")
-    """Longest time without a new step."""
-
-
-class Budget(Model):
-    """What the job may use, over all attempts."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.maxCost) || has(self.pricePerGPUHour)",
-            "maxCost is counted by price: set pricePerGPUHour",
-        ),
-    )
-
-    max_gpu_hours: Annotated[float, Field(gt=0, le=1.0e9)] | None = None
-    """Most GPU hours."""
-    price_per_gpu_hour: DecimalText | None = None
-    """Price of one GPU hour, as a decimal in quotes."""
-    max_cost: DecimalText | None = None
-    """Highest cost, in the currency of the price."""
-
-
 class RLHFJobSpec(Model):
     """What is wanted.
 
@@ -203,6 +166,10 @@ class RLHFJobSpec(Model):
 
     one_of: ClassVar[tuple[str, ...]] = ("ppo", "grpo", "rloo", "dpo", "kto", "sft")
     rules: ClassVar[tuple[Rule, ...]] = JOB_RULES
+    immutable_advice: ClassVar[str] = (
+        "create a new RLHFJob (only suspend, budget, maxRestarts, ttlSecondsAfterFinished and the guards' actions may "
+        "change)"
+    )
 
     base_model: DataRef
     """The model to start from: a folder in Hugging Face format."""
@@ -269,14 +236,7 @@ class RLHFJobSpec(Model):
         return next(a for a in Algorithm if getattr(self, a.value.lower()) is not None)
 
 
-RLHFJobSpec.rules = (
-    *JOB_RULES,
-    *immutable_rules(
-        tuple(field for field in map(to_camel, RLHFJobSpec.model_fields) if field not in MUTABLE_FIELDS),
-        "create a new RLHFJob (only suspend, budget, maxRestarts, ttlSecondsAfterFinished and the guards' actions "
-        "may change)",
-    ),
-)
+RLHFJobSpec.immutable = tuple(name for name in RLHFJobSpec.model_fields if name not in MUTABLE_FIELDS)
 
 
 class RLHFJob(Kind):

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from .base import Model, Rule
-from .data import LocalSecretRef
+from .data import ConfigMapSource, LocalSecretRef
 from .graders import Scorer
 from .meta import map_list
 from .scalars import HTTPURL, Between, Duration, EntryName, Rate, ShortText
@@ -133,6 +133,16 @@ class Preset(Model):
     cost_per_request: UpperLimit | None = None
     """Reserved: mean cost of a request."""
 
+    @property
+    def which(self) -> str:
+        """The Python name of the one that is set."""
+        return next(name for name in self.one_of if getattr(self, name) is not None)
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """What judges the answers; None for what needs no judge."""
+        return getattr(getattr(self, self.which), "scorer", None)
+
 
 Expression = Annotated[
     str, StringConstraints(pattern=r"^result *(>=|<=|==|!=|>|<) *-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$", max_length=64)
@@ -158,6 +168,15 @@ class PrometheusQuery(Model):
     """Comparison that makes a measurement Successful, for example `result >= 0.9`."""
     failure: Expression | None = None
     """Comparison that makes a measurement Failed; between the two it is Inconclusive."""
+
+
+class MetricSet(Model):
+    """Metrics kept in a ConfigMap, for several rollouts to share: a YAML list of entries as in `metrics`."""
+
+    config_map: ConfigMapSource
+    """The ConfigMap and its key."""
+    args: Annotated[dict[EntryName, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=16)] = {}
+    """Values of `{{ .Args.name }}` in their queries."""
 
 
 class AdvanceWhen(StrEnum):
@@ -231,14 +250,23 @@ class PrometheusServer(Model):
 class Analysis(Model):
     """What is measured while a rollout is under way."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(has(self.metrics) && self.metrics.size() > 0) || (has(self.metricSets) && self.metricSets.size() > 0)",
+            "an analysis measures something: set metrics, metricSets or both",
+        ),
+    )
+
     prometheus: PrometheusServer | None = None
     """The Prometheus that is asked; by default the operator's."""
     interval: Annotated[Duration, Between("1s", "24h")] = Duration("30s")
     """Time between two rounds."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.99
     """Confidence for the rollout as a whole, shared among metrics and steps."""
-    metrics: Annotated[list[Metric], Field(min_length=1), map_list("name", 16)]
+    metrics: Annotated[list[Metric], map_list("name", 16)] = []
     """What is measured."""
+    metric_sets: Annotated[list[MetricSet], Field(max_length=8)] = []
+    """More of it, from ConfigMaps. A name that is also in `metrics`, or in an earlier set, is refused."""
 
 
 PAIRED = "(has(m.mode) ? m.mode == 'Paired' : has(m.preset) && has(m.preset.rewardWinRate))"
@@ -252,6 +280,7 @@ __all__ = [
     "LowerLimit",
     "Metric",
     "MetricMode",
+    "MetricSet",
     "MetricSlice",
     "Preset",
     "PrometheusQuery",

@@ -28,6 +28,8 @@ class Variant(StatusModel):
     """Pods that are ready."""
     replicas: int | None = None
     """Pods that are wanted."""
+    since: Time | None = None
+    """When this revision became it."""
 
 
 class StepStatus(StatusModel):
@@ -41,6 +43,8 @@ class StepStatus(StatusModel):
     """When it began."""
     message: str | None = None
     """What it waits for."""
+    samples: int | None = None
+    """Requests that the candidate has answered in it."""
 
 
 class MetricStatus(StatusModel):
@@ -60,6 +64,29 @@ class MetricStatus(StatusModel):
     """When it was measured."""
     reason: str | None = None
     """Why the outcome is so."""
+    message: str | None = None
+    """The same in words."""
+    step: str | None = None
+    """The step it was measured in; the next three count from its start."""
+    failed: int | None = None
+    """Measurements that failed."""
+    inconclusive: int | None = None
+    """Measurements that were inconclusive."""
+    errors: int | None = None
+    """Errors in a row up to now."""
+
+
+class ScorerStatus(StatusModel):
+    """A RewardModel that judges this rollout's answers."""
+
+    metric: str = ""
+    """Name of the metric that asks it."""
+    name: str = ""
+    """Name of the RewardModel."""
+    version: str | None = None
+    """The version in use, from the start of a rollout to its end."""
+    since: Time | None = None
+    """When it came into use."""
 
 
 class CommandStatus(StatusModel):
@@ -82,6 +109,8 @@ class RejectedRevision(StatusModel):
     """The revision."""
     reason: str | None = None
     """Why it was rejected."""
+    message: str | None = None
+    """The same for people, with figures."""
     at: Time | None = None
     """When."""
 
@@ -92,9 +121,11 @@ class HistoryEntry(StatusModel):
     revision: str = ""
     """The revision."""
     outcome: str | None = None
-    """How it ended."""
+    """How it ended: Promoted, RolledBack, Aborted, Superseded or Infrastructure."""
     reason: str | None = None
     """Why."""
+    message: str | None = None
+    """The same for people, with figures."""
     by: str | None = None
     """Who decided, when a person did."""
     metrics: list[MetricStatus] = []
@@ -125,6 +156,8 @@ class PolicyRolloutStatus(StatusModel):
     """The step that is under way."""
     analysis: list[MetricStatus] = []
     """The last round of measurements."""
+    scorers: Annotated[list[ScorerStatus], map_list("metric")] = []
+    """RewardModels in use."""
     last_command: CommandStatus | None = None
     """The last command that was carried out."""
     rejected: list[RejectedRevision] = []

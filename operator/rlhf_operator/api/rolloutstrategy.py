@@ -83,6 +83,11 @@ class Step(Model):
             "!(has(self.match) && has(self.weight))",
             "match sends chosen requests, weight a share of all: use one step for each",
         ),
+        Rule(
+            "!(self.name in ['starting', 'bake', 'rollback', 'promote'])",
+            "starting, bake, rollback and promote are stages of every rollout: give the step another name",
+            field_path=".name",
+        ),
     )
 
     name: EntryName

@@ -9,7 +9,13 @@ from .base import Model
 Schema = dict[str, Any]
 
 _RULES = "x-kubernetes-validations"
-_DROPPED = frozenset({"title", "$defs", "additionalProperties", "properties", "items", "anyOf", "default", "const"})
+_DROPPED = frozenset(
+    {
+        *("title", "$defs", "additionalProperties", "properties", "items", "anyOf", "default", "const"),
+        # What keys of a map must look like no structural schema says: the operator does, when it reads the spec.
+        *("patternProperties", "propertyNames"),
+    }
+)
 # A refused status write blocks the object: of a status only types, descriptions and list keys are kept.
 _BOUNDS = frozenset(
     {
@@ -70,7 +76,7 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
             result[bound] = _number(node[bound])
     if node.get("properties"):
         result["properties"] = {name: _convert(child, definitions) for name, child in node["properties"].items()}
-    elif isinstance(values := node.get("additionalProperties"), dict):
+    elif isinstance(values := _values(node), dict):
         result["additionalProperties"] = _convert(values, definitions)
     if "items" in node:
         result["items"] = _convert(node["items"], definitions)
@@ -81,6 +87,11 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
     elif default is not None and default != []:
         result["default"] = _number(default)
     return _ordered(result)
+
+
+def _values(node: Schema) -> object:
+    """What a map's values are; pydantic says it beside the keys' pattern when they have one."""
+    return next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:

@@ -99,4 +99,15 @@ class OperatorDefaults:
     allowed_hosts: tuple[str, ...] = ()
     """Hosts outside the cluster that prompts, responses and labels may go to; empty: none."""
     hub_access: bool = False
+    server_image: str = ""
+    """Image of the pods that serve; frozen with each version."""
+    server_image_pull_policy: str = "IfNotPresent"
+    prometheus_url: str = ""
+    """The Prometheus of analyses that name none, and where KEDA asks for queue depths; empty: nowhere."""
+    prometheus_scrape_seconds: float = 15.0
+    """Time between two scrapes of a pod by the Prometheus that analyses ask."""
+    commands_verified: bool = False
+    """Whether an admission policy holds commands against who sends them."""
+    gateway_mirror: str = "auto"
+    """Whether gateways mirror a percentage: auto, supported or unsupported."""
     extra: Mapping[str, str] = field(default_factory=dict)

@@ -10,9 +10,17 @@ from rlhf_operator.api.base import API_VERSION
 from .intents import MANAGED_BY, MANAGED_BY_LABEL, OWNER_KIND_LABEL, OWNER_NAME_LABEL
 
 JOB_LABEL = "rlhf.dev/job"
+REWARD_MODEL_LABEL = "rlhf.dev/reward-model"
 ATTEMPT_LABEL = "rlhf.dev/attempt"
 ROLE_LABEL = "rlhf.dev/role"
 PLAN_LABEL = "rlhf.dev/plan"
+GATE_LABEL = "rlhf.dev/gate"
+VERSION_LABEL = "rlhf.dev/version"
+ROLLOUT_LABEL = "rlhf.dev/rollout"
+REVISION_LABEL = "rlhf.dev/revision"
+
+_NAME_LABELS = {"RewardModel": REWARD_MODEL_LABEL, "PolicyRollout": ROLLOUT_LABEL}
+"""By kind; selectors of two objects that share a name never meet."""
 
 MAX_LABEL = 63
 """Longest DNS label and label value: host names of pods end within it."""
@@ -37,6 +45,11 @@ class Owner:
             "controller": True,
             "blockOwnerDeletion": True,
         }
+
+    @property
+    def label(self) -> str:
+        """The label that holds the owner's name in selectors."""
+        return _NAME_LABELS.get(self.kind, JOB_LABEL)
 
     def labels(self) -> dict[str, str]:
         """Return the labels by which caches select children and find the key to wake."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from rlhf_operator.common.intents import MANAGED_SELECTOR, Manifest, Plan, WriteFailure
+from rlhf_operator.common.measurements import PrometheusTarget, Round
 from rlhf_operator.common.resources import Resource
 
 
@@ -41,11 +42,17 @@ class Child:
     selector: label selector applied by the server; None watches every object of the resource.
     optional: its API may be absent from the cluster (Kueue): then it is looked for now and then, and not reported
         as a fault.
+    sought_by: whether an object of the controller's kind needs this optional child: while none does, it is not even
+        looked for. None: it always is.
+    trim: takes out of an object what no reader needs, before it is cached. Never of what a plan applies: that is
+        compared whole.
     """
 
     resource: Resource
     selector: str | None = MANAGED_SELECTOR
     optional: bool = False
+    sought_by: Callable[[Manifest], bool] | None = None
+    trim: Callable[[dict[str, Any]], None] | None = None
 
 
 class Reader(Protocol):
@@ -60,6 +67,10 @@ class Reader(Protocol):
 
     def owned(self, resource: Resource, namespace: str, owner_uid: str) -> Sequence[Manifest]:
         """From the watch cache: objects with an owner reference to this uid, sorted by creation time and name."""
+        ...
+
+    def mentioning(self, resource: Resource, namespace: str, kind: str, name: str) -> Sequence[Manifest]:
+        """From the watch cache: objects that speak of this object (`common.mentions`), sorted by name."""
         ...
 
     def synced(self, resource: Resource) -> bool:
@@ -83,6 +94,10 @@ class Reader(Protocol):
 
     async def progress(self, pod_ip: str, port: int) -> bytes | None:
         """GET /progress of a trainer pod: at most 64 KiB within 2 seconds; None for anything but a whole 200 answer."""
+        ...
+
+    async def measure(self, server: PrometheusTarget, queries: Mapping[str, str]) -> Round:
+        """Instant queries of one Prometheus, all at its own present, within 20 seconds. Raises nothing."""
         ...
 
 

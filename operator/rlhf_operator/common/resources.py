@@ -51,6 +51,7 @@ POLICYROLLOUTS = Resource(RLHF_GROUP, RLHF_VERSION, "PolicyRollout", "policyroll
 CONFIGMAPS = Resource("", "v1", "ConfigMap", "configmaps")
 SECRETS = Resource("", "v1", "Secret", "secrets")
 SERVICES = Resource("", "v1", "Service", "services")
+ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 SERVICEACCOUNTS = Resource("", "v1", "ServiceAccount", "serviceaccounts")
 PODS = Resource("", "v1", "Pod", "pods")
 PVCS = Resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
@@ -58,12 +59,19 @@ PVS = Resource("", "v1", "PersistentVolume", "persistentvolumes", namespaced=Fal
 NODES = Resource("", "v1", "Node", "nodes", namespaced=False)
 NAMESPACES = Resource("", "v1", "Namespace", "namespaces", namespaced=False)
 JOBS = Resource("batch", "v1", "Job", "jobs")
+DEPLOYMENTS = Resource("apps", "v1", "Deployment", "deployments")
+CONTROLLERREVISIONS = Resource("apps", "v1", "ControllerRevision", "controllerrevisions")
+PDBS = Resource("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+SCALEDOBJECTS = Resource("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects")
 STORAGECLASSES = Resource("storage.k8s.io", "v1", "StorageClass", "storageclasses", namespaced=False)
 EVENTS = Resource("events.k8s.io", "v1", "Event", "events")
 LEASES = Resource("coordination.k8s.io", "v1", "Lease", "leases")
 CRDS = Resource("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)
 WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "Workload", "workloads")
 LOCALQUEUES = Resource("kueue.x-k8s.io", "v1beta1", "LocalQueue", "localqueues")
+HTTPROUTES = Resource("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
+GATEWAYCLASSES = Resource("gateway.networking.k8s.io", "v1", "GatewayClass", "gatewayclasses", namespaced=False)
 
 ALL: tuple[Resource, ...] = (
     RLHFJOBS,
@@ -72,6 +80,7 @@ ALL: tuple[Resource, ...] = (
     CONFIGMAPS,
     SECRETS,
     SERVICES,
+    ENDPOINTSLICES,
     SERVICEACCOUNTS,
     PODS,
     PVCS,
@@ -79,12 +88,19 @@ ALL: tuple[Resource, ...] = (
     NODES,
     NAMESPACES,
     JOBS,
+    DEPLOYMENTS,
+    CONTROLLERREVISIONS,
+    PDBS,
+    SCALEDOBJECTS,
     STORAGECLASSES,
     EVENTS,
     LEASES,
     CRDS,
     WORKLOADS,
     LOCALQUEUES,
+    HTTPROUTES,
+    GATEWAYS,
+    GATEWAYCLASSES,
 )
 
 _BY_KIND = {(resource.api_version, resource.kind): resource for resource in ALL}

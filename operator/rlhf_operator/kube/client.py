@@ -151,11 +151,16 @@ class KubeClient:
         return await self._object("update", "PUT", resource, path, params, orjson.dumps(manifest))
 
     async def merge_patch(
-        self, resource: Resource, namespace: str | None, name: str, patch: Mapping[str, Any]
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        patch: Mapping[str, Any],
+        manager: str = FIELD_MANAGER,
     ) -> dict[str, Any]:
-        """JSON merge patch."""
+        """JSON merge patch, in the name of this field manager."""
         path = resource.path(namespace, name)
-        params = {"fieldManager": FIELD_MANAGER}
+        params = {"fieldManager": manager}
         return await self._object("patch", "PATCH", resource, path, params, orjson.dumps(patch), _MERGE_PATCH)
 
     async def replace_status(

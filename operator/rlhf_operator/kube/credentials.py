@@ -7,7 +7,7 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _KUBECONFIG_LIMIT_BYTES = 4 << 20
 # Bound tokens are rotated on disk long before they end: half a minute is what client-go's cache takes.
 _TOKEN_MAX_AGE_SECONDS = 30.0
+
+
+Plugin = Callable[[Mapping[str, Any]], Mapping[str, str]]
+"""Runs a kubeconfig's `exec` block; returns `token`, or `client-certificate-data` and `client-key-data` in base64."""
 
 
 class _Kebab(BaseModel):
@@ -142,10 +146,22 @@ def from_kubeconfig(path: Path) -> Credentials:
     try:
         if path.stat().st_size > _KUBECONFIG_LIMIT_BYTES:
             raise CredentialsUnusable(f"{path}: larger than {_KUBECONFIG_LIMIT_BYTES} bytes")
-        config = _Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise CredentialsUnusable(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise CredentialsUnusable(f"{path}: not YAML") from error
+    return from_text(text, path)
+
+
+def from_text(text: str, path: Path, plugin: Plugin | None = None) -> Credentials:
+    """The current context of a kubeconfig that was read from `path`. Raises CredentialsUnusable, naming the key.
+
+    plugin: what runs log-in plugins; without it, users who need one are refused.
+    """
+    try:
+        config = _Config.model_validate(yaml.safe_load(text) or {})
+    except yaml.YAMLError as error:
         raise CredentialsUnusable(f"{path}: not YAML") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -157,6 +173,8 @@ def from_kubeconfig(path: Path) -> Credentials:
     user = next((u.user for u in config.users if u.name == context.user), None)
     if cluster is None or user is None:
         raise CredentialsUnusable(f"{path}: context {config.current_context!r} names a cluster or user it lacks")
+    if user.exec_ and plugin is not None:
+        user = _User.model_validate(plugin(user.exec_))
     if user.exec_ or user.auth_provider:
         raise CredentialsUnusable(
             f"{path}: user {context.user!r} logs in by a plugin, which the operator does not run; "

@@ -32,6 +32,7 @@ class WatchState(enum.Enum):
     WATCHING = "Watching"
     FORBIDDEN = "Forbidden"
     ABSENT = "Absent"
+    UNSOUGHT = "Unsought"
     UNREACHABLE = "Unreachable"
     SILENT = "Silent"
 
@@ -60,6 +61,7 @@ class Reflector:
         on_state: Callable[[Reflector], None],
         times: WatchTimes,
         one_page: asyncio.Semaphore,
+        sought: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.resource = store.resource
@@ -75,6 +77,8 @@ class Reflector:
         self._on_state = on_state
         self._times = times
         self._one_page = one_page
+        self._sought = sought
+        self._seek = asyncio.Event()
         self._clock = clock
         self._heard_at = clock()
         self._failures = 0
@@ -97,9 +101,19 @@ class Reflector:
         silent = self.state in (WatchState.WATCHING, WatchState.SILENT, WatchState.STARTING)
         return silent and self.age_seconds > self._times.unhealthy
 
+    @property
+    def settled(self) -> bool:
+        """Whether the store holds what there is: it is listed, or optional and absent, or nothing asks for it."""
+        return self.listed or (self.optional and (bool(self.problem) or not self._sought()))
+
+    def seek(self) -> None:
+        """Look again whether this resource is sought."""
+        self._seek.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
+            await self._until_sought()
             try:
                 if self._version is None:
                     self._version = await self._list()
@@ -122,6 +136,14 @@ class Reflector:
             except KubeError as error:
                 self._set(WatchState.UNREACHABLE, f"watch of {self._where()}: {error}")
                 await self._pause()
+
+    async def _until_sought(self) -> None:
+        while self._version is None and not self._sought():
+            # What was listed once is not kept up any more, and may not be believed.
+            self.listed = False
+            self._set(WatchState.UNSOUGHT, "")
+            self._seek.clear()
+            await self._seek.wait()
 
     async def _list(self) -> str:
         """Replace the store's content by a whole list; returns the version to watch from."""
@@ -208,7 +230,7 @@ class Reflector:
             return
         if problem and not (self.optional and state is WatchState.ABSENT):
             logger.warning("%s; keeps trying, other watches go on", problem)
-        elif not problem:
+        elif state is WatchState.WATCHING:
             logger.info("watching %s", self._where())
         self._on_state(self)
 

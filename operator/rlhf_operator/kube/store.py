@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from rlhf_operator.common.intents import FIELD_MANAGER, OWNER_KIND_LABEL, OWNER_NAME_LABEL
+from rlhf_operator.common.mentions import MENTIONS, Mention
 from rlhf_operator.common.resources import Resource
 
 ObjectKey = tuple[str, str]
@@ -33,17 +34,32 @@ class Entry:
     owner_kind: str | None
     owner_name: str | None
     category: str
+    seeks: tuple[Resource, ...]
+    """Optional resources that this object needs."""
+    mentions: tuple[Mention, ...] = ()
+    """Objects of ours that this one speaks of, without being theirs."""
 
 
 class Store:
     """Objects of one resource. Versions only ever go up, whichever of watch, list and own write comes first."""
 
-    def __init__(self, resource: Resource, categorise: Callable[[Mapping[str, Any]], str] | None = None) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        categorise: Callable[[Mapping[str, Any]], str] | None = None,
+        seeks: Callable[[Mapping[str, Any]], tuple[Resource, ...]] | None = None,
+        trim: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self.resource = resource
         self.categories: Counter[str] = Counter()
+        self.seeking: Counter[Resource] = Counter()
         self._categorise = categorise
+        self._seeks = seeks
+        self._trim = trim
+        self._mentions = MENTIONS.get(resource)
         self._entries: dict[ObjectKey, Entry] = {}
         self._by_owner: dict[str, set[ObjectKey]] = {}
+        self._by_mention: dict[tuple[str, Mention], set[ObjectKey]] = {}
         self._by_uid: dict[str, ObjectKey] = {}
         self._deleted: set[str] = set()
         self._deleted_order: deque[str] = deque()
@@ -70,6 +86,10 @@ class Store:
         found = [decode(self._entries[key]) for key in keys if key[0] == namespace]
         return sorted(found, key=lambda o: (o["metadata"].get("creationTimestamp") or "", o["metadata"]["name"]))
 
+    def mentioning(self, namespace: str, mention: Mention) -> tuple[ObjectKey, ...]:
+        """Keys of all objects that speak of an object of this namespace, sorted."""
+        return tuple(sorted(self._by_mention.get((namespace, mention), ())))
+
     def by_uid(self, uid: str) -> Entry | None:
         """The entry that has this uid."""
         key = self._by_uid.get(uid)
@@ -77,17 +97,25 @@ class Store:
 
     def upsert(self, obj: dict[str, Any]) -> Entry | None:
         """Take a version in; None when it is not newer than the known one, or known to be deleted."""
-        entry, key = self._encode(obj)
+        metadata = obj["metadata"]
+        key = (metadata.get("namespace") or "", metadata["name"])
         known = self._entries.get(key)
-        if entry.uid in self._deleted or (known is not None and known.version >= entry.version):
+        # Most of what a watch brings is our own writes: it is told from the version alone.
+        if metadata["uid"] in self._deleted or (
+            known is not None and known.version >= int(metadata["resourceVersion"])
+        ):
             return None
+        entry = self._encode(obj)
         if known is not None:
             self._forget(key, known)
         self._entries[key] = entry
         self._by_uid[entry.uid] = key
         self.categories[entry.category] += 1
+        self.seeking.update(entry.seeks)
         for owner in entry.owners:
             self._by_owner.setdefault(owner, set()).add(key)
+        for mention in entry.mentions:
+            self._by_mention.setdefault((key[0], mention), set()).add(key)
         return entry
 
     def remove(self, key: ObjectKey, uid: str) -> Entry | None:
@@ -108,7 +136,7 @@ class Store:
             if key not in listed and entry.version <= version and (namespace is None or key[0] == namespace)
         ]
 
-    def _encode(self, obj: dict[str, Any]) -> tuple[Entry, ObjectKey]:
+    def _encode(self, obj: dict[str, Any]) -> Entry:
         metadata = obj["metadata"]
         # List items lack both; readers get whole objects.
         obj.setdefault("apiVersion", self.resource.api_version)
@@ -119,19 +147,24 @@ class Store:
             if ours:
                 metadata["managedFields"] = ours
         labels = metadata.get("labels") or {}
-        entry = Entry(
-            raw=orjson.dumps(obj),
+        if self._trim:
+            self._trim(obj)
+        return Entry(
+            # orjson keeps its buffer as large as it grew, up to fifteen times the text: a copy is as large as the text.
+            raw=bytes(memoryview(orjson.dumps(obj))),
             version=int(metadata["resourceVersion"]),
             uid=metadata["uid"],
             owners=tuple(reference["uid"] for reference in metadata.get("ownerReferences") or ()),
             owner_kind=labels.get(OWNER_KIND_LABEL),
             owner_name=labels.get(OWNER_NAME_LABEL),
             category=self._categorise(obj) if self._categorise else "",
+            seeks=self._seeks(obj) if self._seeks else (),
+            mentions=tuple(sorted(set(self._mentions(obj)))) if self._mentions else (),
         )
-        return entry, (metadata.get("namespace") or "", metadata["name"])
 
     def _forget(self, key: ObjectKey, entry: Entry) -> None:
         self.categories[entry.category] -= 1
+        self.seeking.subtract(entry.seeks)
         self._by_uid.pop(entry.uid, None)
         for owner in entry.owners:
             siblings = self._by_owner.get(owner)
@@ -139,6 +172,12 @@ class Store:
                 siblings.discard(key)
                 if not siblings:
                     del self._by_owner[owner]
+        for mention in entry.mentions:
+            others = self._by_mention.get((key[0], mention))
+            if others is not None:
+                others.discard(key)
+                if not others:
+                    del self._by_mention[key[0], mention]
 
     def _remember_deletion(self, uid: str) -> None:
         if uid in self._deleted:

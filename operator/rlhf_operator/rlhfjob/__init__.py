@@ -1,1 +1,1 @@
-"""The RLHFJob controller: observe.py reads, reconcile.py decides, children.py renders, status.py reports."""
+"""The RLHFJob controller: observe.py reads, reconcile.py decides, status.py reports. Its attempts are runs'."""

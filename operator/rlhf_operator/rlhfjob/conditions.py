@@ -6,9 +6,9 @@ from rlhf_operator.api.jobstatus import RLHFJobStatus
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.conditions import FALSE, TRUE, UNKNOWN, Condition, find
 from rlhf_operator.common.reasons import Reason
+from rlhf_operator.runs.checks import Check
+from rlhf_operator.runs.decision import Decision, Phase
 
-from .checks import Check
-from .decision import Decision, Phase
 from .plan import uses_training_reward
 from .views import Observed
 
@@ -42,21 +42,6 @@ def wanted_conditions(
         _terminal(Phase.COMPLETE, decision),
         _terminal(Phase.FAILED, decision),
         *_summary(decision),
-    ]
-
-
-def problem_conditions(observed: Observed, reason: str, message: str, *, permanent: bool) -> list[Condition]:
-    """Return the recorded conditions, with the summary saying that this object is stuck, or is tried again."""
-    kept = [
-        Condition(each.type, each.status, each.reason, each.message)
-        for each in observed.status.conditions
-        if each.type not in ("Ready", "Reconciling", "Stalled")
-    ]
-    return [
-        *kept,
-        Condition("Ready", FALSE, reason, message),
-        Condition("Reconciling", FALSE if permanent else TRUE, reason, message),
-        Condition("Stalled", TRUE if permanent else FALSE, reason, message),
     ]
 
 

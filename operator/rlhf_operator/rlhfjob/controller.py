@@ -8,7 +8,8 @@ from typing import Any
 
 from rlhf_operator.common.intents import Manifest, OperatorDefaults, Plan, WriteFailure
 from rlhf_operator.common.reader import Child, Reader
-from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, RLHFJOBS, SERVICES, WORKLOADS, Resource
+from rlhf_operator.common.resources import REWARDMODELS, RLHFJOBS, Resource
+from rlhf_operator.runs.caching import RUN_CHILDREN
 
 from . import reconcile as decisions
 from .observe import observe
@@ -33,15 +34,8 @@ class RLHFJobController:
 
     @property
     def children(self) -> tuple[Child, ...]:
-        """What is cached beside it. Kueue labels Workloads as it likes, and may be absent."""
-        return (
-            Child(JOBS),
-            Child(PODS),
-            Child(CONFIGMAPS),
-            Child(SERVICES),
-            Child(PVCS),
-            Child(WORKLOADS, selector=None, optional=True),
-        )
+        """What is cached beside it."""
+        return (*RUN_CHILDREN, Child(REWARDMODELS, selector=None))
 
     async def observe(self, obj: Manifest, reader: Reader) -> Observed:
         """All reading."""

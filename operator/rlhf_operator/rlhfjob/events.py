@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlhf_operator.api.exitcodes import FailureClass
 from rlhf_operator.api.jobstatus import RLHFJobStatus
 from rlhf_operator.common.conditions import as_recorded, find
 from rlhf_operator.common.intents import Event
 from rlhf_operator.common.reasons import Reason
-
-from .ledger import SUCCEEDED, Ledger
+from rlhf_operator.runs.events import attempt_events
+from rlhf_operator.runs.ledger import Ledger
 
 TOLD = (
     "ReferencesResolved",
@@ -53,21 +52,7 @@ QUIET = frozenset(
 
 def transitions(before: RLHFJobStatus, ledger: Ledger, after: Mapping[str, Any]) -> tuple[Event, ...]:
     """Return what has happened since the recorded status, in the words of the conditions."""
-    return (*_attempts(before, ledger), *_conditions(before, after))
-
-
-def _attempts(before: RLHFJobStatus, ledger: Ledger) -> Iterator[Event]:
-    known = {(record.number, record.from_): record for record in before.attempts}
-    for record in ledger.records:
-        recorded = known.get((record.number, record.from_))
-        if record.class_ is None or (recorded is not None and recorded.class_ is not None):
-            continue
-        if record.class_ == SUCCEEDED:
-            yield Event("Normal", Reason.SUCCEEDED, f"attempt {record.number} has succeeded")
-        elif record.class_ in (FailureClass.INTERRUPTED, FailureClass.DISRUPTION):
-            yield Event("Normal", str(record.class_), f"attempt {record.number} was stopped: {record.reason}")
-        else:
-            yield Event("Warning", Reason.ATTEMPT_FAILED, f"attempt {record.number}, {record.class_}: {record.reason}")
+    return (*attempt_events(before.attempts, ledger), *_conditions(before, after))
 
 
 def _conditions(before: RLHFJobStatus, after: Mapping[str, Any]) -> Iterator[Event]:

@@ -8,15 +8,17 @@ from typing import Any
 
 from rlhf_operator.api.jobstatus import Artifact, EvaluationStatus, ResolvedSource, RewardModelUse, RLHFJobStatus
 from rlhf_operator.api.meta import EffectiveStatus
+from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.conditions import cut, merge
+from rlhf_operator.runs.budget import cost
+from rlhf_operator.runs.decision import Decision, Phase
+from rlhf_operator.runs.progress import checkpoint_status, progress_status
 
-from .budget import cost
 from .conditions import wanted_conditions
-from .decision import Decision, Phase
 from .gate import evaluation_status
 from .plan import guards_in_force
-from .progress import checkpoint_status, progress_status
+from .run import run_spec
 from .views import Observed
 
 
@@ -35,12 +37,13 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
             "plan_digest": decision.plan.digest if decision.plan is not None else before.plan_digest,
             "effective": effective(spec),
             "resolved": before.resolved or _resolved(decision),
+            "reward_models": before.reward_models or _reward_models(spec, decision),
             "progress": progress_status(before, observed.progress, decision.verdict, now),
             "checkpoint": checkpoint_status(before, observed.progress, decision.verdict),
             "attempts": [_whole_seconds(record) for record in ledger.records],
             "restarts": ledger.restarts,
             "evaluation": _evaluation(before, spec, decision),
-            "cost": cost(ledger, spec, now, observed.defaults.progress_interval_seconds),
+            "cost": cost(ledger, run_spec(observed.owner, spec), now, observed.defaults.progress_interval_seconds),
             "artifact": _artifact(observed, decision),
             "start_time": before.start_time or next((r.from_ for r in ledger.records if r.from_ is not None), None),
             "completion_time": now if decision.phase.terminal else None,
@@ -56,7 +59,7 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
 def _resolved(decision: Decision) -> list[ResolvedSource]:
     """Return the inputs as the frozen plan has them, by their field in the spec."""
     plan = decision.plan.plan if decision.plan is not None else None
-    if plan is None:
+    if not isinstance(plan, TrainingPlan):
         return []
     sources = {
         "baseModel": plan.base_model,
@@ -70,6 +73,18 @@ def _resolved(decision: Decision) -> list[ResolvedSource]:
         for field, source in sources.items()
         if source is not None
     ]
+
+
+def _reward_models(spec: RLHFJobSpec, decision: Decision) -> list[RewardModelUse]:
+    """Return the versions that the frozen plan uses: while the job is not finished they are kept for it."""
+    if all(scorer.reward_model_ref is None for scorer in spec.scorers):
+        # A plan is parsed only where it is needed.
+        return []
+    plan = decision.plan.plan if decision.plan is not None else None
+    if not isinstance(plan, TrainingPlan):
+        return []
+    uses = [scorer.reward_model for scorer in plan.scorers if scorer.reward_model is not None]
+    return [RewardModelUse(name=each.name, version=each.version or "", url=each.url, path=each.path) for each in uses]
 
 
 def effective(spec: RLHFJobSpec) -> EffectiveStatus:
@@ -112,7 +127,8 @@ def _artifact(observed: Observed, decision: Decision) -> Artifact | None:
     record = decision.artifact
     if record is None:
         return observed.status.artifact
-    plan = decision.plan.plan if decision.plan is not None else None
+    frozen = decision.plan.plan if decision.plan is not None else None
+    plan = frozen if isinstance(frozen, TrainingPlan) else None
     models = [scorer.reward_model for scorer in plan.scorers if scorer.reward_model is not None] if plan else []
     return Artifact(
         ref=record.ref,

@@ -12,8 +12,7 @@ from rlhf_operator.api.generation import RolloutEngine
 from rlhf_operator.api.pods import Offload
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.reasons import Reason
-
-from .checks import Check, failed, passed
+from rlhf_operator.runs.checks import Check, failed, passed
 
 ALGORITHMS = frozenset({"ppo"})
 GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})

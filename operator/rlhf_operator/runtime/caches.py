@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rlhf_operator.common.reader import Child, Controller, ReadFailed
 from rlhf_operator.common.resources import Resource
 from rlhf_operator.kube.client import KubeClient
 from rlhf_operator.kube.reflector import OnChange, Reflector, WatchTimes
-from rlhf_operator.kube.store import Store
+from rlhf_operator.kube.store import Entry, ObjectKey, Store
 
 
 class Caches:
@@ -26,13 +27,14 @@ class Caches:
         on_state: Callable[[Reflector], None],
     ) -> None:
         watched: dict[Resource, Child] = {}
-        phases: dict[Resource, Callable[[Mapping[str, Any]], str]] = {}
-        for controller in controllers:
-            phases[controller.resource] = controller.phase
+        kinds = {controller.resource: controller for controller in controllers}
+        for controller in kinds.values():
             for child in (Child(controller.resource, selector=None), *controller.children):
                 watched[child.resource] = _both(watched.get(child.resource), child)
         one_page = asyncio.Semaphore(1)
-        self.stores = {resource: Store(resource, phases.get(resource)) for resource in watched}
+        self.stores = {resource: _store(child, kinds.get(resource)) for resource, child in watched.items()}
+        self._primaries = [self.stores[resource] for resource in kinds]
+        self._on_change = on_change
         self.reflectors = [
             Reflector(
                 client,
@@ -40,10 +42,11 @@ class Caches:
                 namespace=namespace,
                 selector=child.selector,
                 optional=child.optional,
-                on_change=on_change,
+                on_change=self._changed,
                 on_state=on_state,
                 times=times,
                 one_page=one_page,
+                sought=partial(self._sought, resource) if child.optional and child.sought_by else _always,
             )
             for resource, child in watched.items()
             for namespace in ((namespaces or (None,)) if resource.namespaced else (None,))
@@ -71,13 +74,12 @@ class Caches:
     def ready(self, controller: Controller[Any]) -> bool:
         """Whether a controller can observe: its own kind and every child that is not optional is listed.
 
-        An optional child counts once it is known to be absent or is listed: never while it is only unknown.
+        An optional child counts once it is known to be absent or is listed, or while no object needs it: never while it
+        is only unknown.
         """
-        children = (Child(controller.resource), *controller.children)
-        return all(
-            reflector.listed or (child.optional and reflector.problem)
-            for child in children
-            for reflector in self.of(child.resource)
+        # Which optional children are needed is known once the kind itself is listed.
+        return self.listed(controller.resource) and all(
+            reflector.settled for child in controller.children for reflector in self.of(child.resource)
         )
 
     def believed(self, resource: Resource, namespace: str) -> Store:
@@ -90,10 +92,40 @@ class Caches:
             raise ReadFailed(reflector.problem or f"watch of {resource} has said nothing for too long")
         return self.stores[resource]
 
+    def _changed(self, resource: Resource, key: ObjectKey, entry: Entry) -> None:
+        self._on_change(resource, key, entry)
+        for sought in entry.seeks:
+            for reflector in self.of(sought):
+                reflector.seek()
+
+    def _sought(self, resource: Resource) -> bool:
+        return any(store.seeking[resource] > 0 for store in self._primaries)
+
+
+def _always() -> bool:
+    return True
+
+
+def _store(child: Child, controller: Controller[Any] | None) -> Store:
+    """A store of children, or of a controller's own kind: that knows phases and what its objects need."""
+    if controller is None:
+        return Store(child.resource, trim=child.trim)
+    optional = [(each.resource, each.sought_by) for each in controller.children if each.sought_by]
+
+    def seeks(obj: Mapping[str, Any]) -> tuple[Resource, ...]:
+        return tuple(resource for resource, needs in optional if needs(obj))
+
+    return Store(child.resource, controller.phase, seeks, child.trim)
+
 
 def _both(known: Child | None, child: Child) -> Child:
-    """One watch that serves two controllers: the wider selector, and required as soon as one requires it."""
+    """One watch that serves two controllers: the wider selector, required if one requires it, trimmed if both trim."""
     if known is None:
         return child
-    selector = child.selector if known.selector == child.selector else None
-    return Child(child.resource, selector=selector, optional=known.optional and child.optional)
+    return Child(
+        child.resource,
+        selector=child.selector if known.selector == child.selector else None,
+        optional=known.optional and child.optional,
+        sought_by=child.sought_by if known.sought_by else None,
+        trim=child.trim if known.trim == child.trim else None,
+    )

@@ -21,7 +21,7 @@ from rlhf_operator.common.intents import (
     WriteAction,
     WriteFailure,
 )
-from rlhf_operator.common.resources import Resource
+from rlhf_operator.common.resources import POLICYROLLOUTS, Resource, resource_of
 from rlhf_operator.errors import ApiError, Conflict, Invalid, NotFound
 from rlhf_operator.kube.client import KubeClient
 from rlhf_operator.kube.store import ObjectKey, Store, decode, own_fields
@@ -29,6 +29,9 @@ from rlhf_operator.runtime.drift import drops_fields, is_applied
 from rlhf_operator.runtime.events import Recorder
 
 PAUSED_REASON = "Paused"
+
+_ADOPTING = frozenset({POLICYROLLOUTS.kind})
+"""Kinds whose children are their state: what an orphaning deletion has left is theirs again when they come back."""
 
 
 class WriteRefused(Exception):
@@ -91,6 +94,8 @@ class Executor:
 
     async def _apply(self, obj: Manifest, manifest: Manifest) -> None:
         resource, key, store = self._place(manifest)
+        if store is None:
+            raise KeyError(f"{resource} is not watched: it can be created, not applied")
         entry = store.entry(key)
         if entry is None:
             await self._create(obj, manifest)
@@ -131,10 +136,12 @@ class Executor:
 
     async def _create(self, obj: Manifest, manifest: Manifest) -> None:
         resource, key, store = self._place(manifest)
-        live: Mapping[str, Any] | None = store.get(key)
+        live: Mapping[str, Any] | None = store.get(key) if store is not None else None
         if live is None:
             try:
-                store.upsert(await self._client.create(resource, manifest))
+                written = await self._client.create(resource, manifest)
+                if store is not None:
+                    store.upsert(written)
                 return
             except Conflict as error:
                 if error.reason != "AlreadyExists":
@@ -148,6 +155,20 @@ class Executor:
             live = found
         if not belongs(manifest, live):
             raise self._taken("create", resource, key)
+        if is_orphan(live) and manifest["metadata"].get("ownerReferences"):
+            await self._adopt(resource, key, manifest, live)
+
+    async def _adopt(self, resource: Resource, key: ObjectKey, manifest: Manifest, live: Mapping[str, Any]) -> None:
+        """Make an object ours that an orphaning deletion has left behind; nothing else of it is touched."""
+        version, owners = live["metadata"]["resourceVersion"], manifest["metadata"]["ownerReferences"]
+        patch = {"metadata": {"resourceVersion": version, "ownerReferences": owners}}
+        try:
+            written = await self._client.merge_patch(resource, key[0] or None, key[1], patch)
+        except ApiError as error:
+            raise _refused("apply", resource, key, error) from error
+        store = self._stores.get(resource)
+        if store is not None:
+            store.upsert(written)
 
     async def _delete(self, obj: Manifest, delete: Delete) -> None:
         store = self._stores.get(delete.resource)
@@ -181,12 +202,14 @@ class Executor:
         self.paused(obj, f"{live['kind']} {live['metadata']['name']}")
         return True
 
-    def _place(self, manifest: Manifest) -> tuple[Resource, ObjectKey, Store]:
-        resource = self._resources[manifest["apiVersion"], manifest["kind"]]
+    def _place(self, manifest: Manifest) -> tuple[Resource, ObjectKey, Store | None]:
+        """Resource, key, and the store if it is watched: Secrets are not, so that no list of them is asked for."""
+        made = (manifest["apiVersion"], manifest["kind"])
+        resource = self._resources.get(made) or resource_of(*made)
         metadata = manifest["metadata"]
         if (metadata.get("labels") or {}).get(MANAGED_BY_LABEL) != MANAGED_BY:
             raise ValueError(f"{resource} {metadata['name']} lacks the label {MANAGED_BY_LABEL}: no cache would see it")
-        return resource, (metadata.get("namespace") or "", metadata["name"]), self._stores[resource]
+        return resource, (metadata.get("namespace") or "", metadata["name"]), self._stores.get(resource)
 
     @staticmethod
     def _taken(action: WriteAction, resource: Resource, key: ObjectKey) -> WriteRefused:
@@ -199,15 +222,21 @@ def is_paused(obj: Mapping[str, Any]) -> bool:
     return (obj["metadata"].get("annotations") or {}).get(PAUSED_ANNOTATION) == "true"
 
 
+def is_orphan(live: Mapping[str, Any]) -> bool:
+    """Whether an object has no controlling owner."""
+    return not any(reference.get("controller") for reference in live["metadata"].get("ownerReferences") or ())
+
+
 def belongs(manifest: Manifest, live: Mapping[str, Any]) -> bool:
     """Whether a live object of this name is the one we made for this owner.
 
-    By the uid of the controlling owner; objects that outlive their owner (claims) by our labels.
+    By the uid of the controlling owner; objects that outlive their owner (claims, orphans of a rollout) by our labels.
     """
     owner = next((o["uid"] for o in manifest["metadata"].get("ownerReferences") or () if o.get("controller")), None)
-    if owner is not None:
-        return any(reference["uid"] == owner for reference in live["metadata"].get("ownerReferences") or ())
     wanted, found = manifest["metadata"]["labels"], live["metadata"].get("labels") or {}
+    adopts = wanted.get(OWNER_KIND_LABEL) in _ADOPTING and is_orphan(live)
+    if owner is not None and not adopts:
+        return any(reference["uid"] == owner for reference in live["metadata"].get("ownerReferences") or ())
     return all(found.get(k) == wanted.get(k) for k in (MANAGED_BY_LABEL, OWNER_KIND_LABEL, OWNER_NAME_LABEL))
 
 

@@ -24,7 +24,7 @@ def readiness_problems(reflectors: Iterable[Reflector]) -> list[str]:
     """What keeps this process from serving every kind it was told to."""
     problems = []
     for reflector in reflectors:
-        if reflector.optional and reflector.state is WatchState.ABSENT:
+        if reflector.state is WatchState.UNSOUGHT or (reflector.optional and reflector.state is WatchState.ABSENT):
             continue
         if not reflector.listed or reflector.state is WatchState.FORBIDDEN:
             problems.append(reflector.problem or f"{_name(reflector)}: not listed yet")

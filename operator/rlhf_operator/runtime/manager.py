@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rlhf_operator.common.intents import Manifest, Plan
+from rlhf_operator.common.mentions import ANY
 from rlhf_operator.common.reader import Controller, Reader, ReadFailed
-from rlhf_operator.common.resources import JOBS, Resource
+from rlhf_operator.common.resources import JOBS, RLHF_GROUP, Resource
 from rlhf_operator.errors import Conflict, Fenced, KubeError
 from rlhf_operator.kube.reflector import Reflector
 from rlhf_operator.kube.store import Entry, ObjectKey, decode
@@ -26,8 +27,10 @@ logger = logging.getLogger(__name__)
 
 # A Job that starts changes five times within a moment, its pods as often: one look afterwards sees it all.
 _SETTLE_SECONDS = 0.1
-# After a status write the next pass may have something to do that waited for it. A status that is another one in every
-# pass must not make that a loop.
+# After a status write the next pass may have something to do that waited for it. Where children have just been made, a
+# change of theirs comes first, and that pass answers for both.
+_AFTER_STATUS_SECONDS = 1.0
+# A status that is another one in every pass must not make that a loop.
 _PASSES_IN_A_ROW = 3
 
 
@@ -71,14 +74,30 @@ class Manager:
 
     def changed(self, resource: Resource, key: ObjectKey, entry: Entry) -> None:
         """An object came, changed or went: wake its key, or its owner's."""
-        if resource.kind in self._controllers and self._controllers[resource.kind].resource == resource:
+        for mentioned, name in entry.mentions:
+            if mentioned in self._controllers and name != ANY:
+                self._poke(Key(mentioned, key[0], name), _SETTLE_SECONDS)
+        served = resource.kind in self._controllers and self._controllers[resource.kind].resource == resource
+        if served:
             self._poke(Key(resource.kind, *key))
+        if served or resource.group == RLHF_GROUP:
+            # Also where another operator serves that kind: ours wait for what it makes.
+            self._poke_those_who_mention(resource.kind, key)
             return
-        kind, name = entry.owner_kind, entry.owner_name
-        if kind is None or name is None:
-            kind, name = self._owner_through_job(entry)
-        if kind is not None and kind in self._controllers and name is not None:
-            self._poke(Key(kind, key[0], name), _SETTLE_SECONDS)
+        kind, owner = entry.owner_kind, entry.owner_name
+        if kind is None or owner is None:
+            kind, owner = self._owner_through_job(entry)
+        if kind is not None and kind in self._controllers and owner is not None:
+            self._poke(Key(kind, key[0], owner), _SETTLE_SECONDS)
+
+    def _poke_those_who_mention(self, kind: str, key: ObjectKey) -> None:
+        """An object of ours has changed: wake those that wait for it."""
+        stores = self._connected()[0].stores
+        for controller in self._controllers.values():
+            store = stores[controller.resource]
+            for other in {*store.mentioning(key[0], (kind, key[1])), *store.mentioning(key[0], (kind, ANY))}:
+                if (controller.resource.kind, other) != (kind, key):
+                    self._poke(Key(controller.resource.kind, *other), _SETTLE_SECONDS)
 
     def state_changed(self, reflector: Reflector) -> None:
         """A watch was filled or failed: start the kinds that can be observed now."""
@@ -165,7 +184,7 @@ class Manager:
         if not written or passes > _PASSES_IN_A_ROW:
             return seconds
         self._passes[key] = passes
-        return _SETTLE_SECONDS if seconds is None else min(seconds, _SETTLE_SECONDS)
+        return _AFTER_STATUS_SECONDS if seconds is None else min(seconds, _AFTER_STATUS_SECONDS)
 
     def _seconds_until(self, plan: Plan) -> float | None:
         if plan.wake_at is None:

@@ -42,6 +42,13 @@ class Metrics:
         self.leader = Gauge(
             "rlhf_operator_leader", "1 while this process holds the Lease or needs none.", registry=self.registry
         )
+        self.query_seconds = Histogram(
+            "rlhf_operator_prometheus_query_seconds",
+            "Seconds per query of an analysis, retries included, by what it came back with.",
+            ("outcome",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self.events_dropped = Counter(
             "rlhf_operator_events_dropped", "Events that could not be written.", registry=self.registry
         )
@@ -50,6 +57,10 @@ class Metrics:
         """Count one request."""
         self.calls.labels(verb, resource, str(code)).inc()
         self.call_seconds.labels(verb).observe(seconds)
+
+    def observe_query(self, outcome: str, seconds: float) -> None:
+        """Count one query of an analysis."""
+        self.query_seconds.labels(outcome).observe(seconds)
 
     def text(self) -> bytes:
         """The exposition of all metrics."""

@@ -14,6 +14,7 @@ from rlhf_operator.errors import LeadershipLost
 from rlhf_operator.kube.client import KubeClient
 from rlhf_operator.kube.credentials import Credentials
 from rlhf_operator.kube.reflector import WatchTimes
+from rlhf_operator.prometheus.client import PrometheusClient
 from rlhf_operator.runtime.caches import Caches
 from rlhf_operator.runtime.events import Recorder
 from rlhf_operator.runtime.executor import Executor
@@ -61,6 +62,7 @@ class Operator:
         self._health = HealthServer(self._metrics, lambda: self._caches.reflectors, lambda: self._starting)
         self._starting = "waiting for the API server"
         self._pods: aiohttp.ClientSession | None = None
+        self._prometheus = PrometheusClient(settings.analysis_addresses(), observer=self._metrics.observe_query)
         self._tasks: list[asyncio.Task[None]] = []
         self._state.reflectors = self._caches.reflectors
         self._state.primaries = [self._caches.stores[controller.resource] for controller in controllers]
@@ -76,10 +78,11 @@ class Operator:
         await self._client.__aenter__()
         await self._lease_client.__aenter__()
         self._pods = aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        await self._prometheus.__aenter__()
         version = await wait_for_server(self._client)
         self._starting = ""
         logger.info("API server %s, identity %s", version, settings.identity)
-        reader = CachedReader(self._client, self._caches, self._pods)
+        reader = CachedReader(self._client, self._caches, self._pods, self._prometheus)
         executor = Executor(self._client, self._caches.stores, self._recorder)
         self._manager.connect(self._caches, reader, executor)
 
@@ -119,6 +122,7 @@ class Operator:
         await self._lease_client.close()
         if self._pods is not None:
             await self._pods.close()
+        await self._prometheus.close()
         await self._health.stop()
 
     async def _first(self, *tasks: asyncio.Task[None]) -> None:

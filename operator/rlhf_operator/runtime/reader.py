@@ -11,10 +11,12 @@ import aiohttp
 import orjson
 
 from rlhf_operator.common.intents import Manifest
+from rlhf_operator.common.measurements import PrometheusTarget, Round
 from rlhf_operator.common.reader import ReadFailed, TemplateRejected
 from rlhf_operator.common.resources import EVENTS, Resource, resource_of
 from rlhf_operator.errors import ApiError, Conflict, Fenced, Forbidden, Invalid, KubeError, NotFound
 from rlhf_operator.kube.client import KubeClient
+from rlhf_operator.prometheus.client import PrometheusClient
 from rlhf_operator.runtime.caches import Caches
 
 # A thousand jobs that start together refer to the same claim: one look serves them all.
@@ -27,10 +29,13 @@ _PROGRESS_LIMIT_BYTES = 64 << 10
 class CachedReader:
     """Implements `common.reader.Reader`. A cache that can't be believed raises ReadFailed rather than answer."""
 
-    def __init__(self, client: KubeClient, caches: Caches, pods: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, client: KubeClient, caches: Caches, pods: aiohttp.ClientSession, prometheus: PrometheusClient
+    ) -> None:
         self._client = client
         self._caches = caches
         self._pods = pods
+        self._prometheus = prometheus
         self._shared: dict[tuple[Resource, str | None, str], tuple[float, asyncio.Task[bytes]]] = {}
 
     def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
@@ -40,6 +45,12 @@ class CachedReader:
     def owned(self, resource: Resource, namespace: str, owner_uid: str) -> Sequence[Manifest]:
         """From the watch cache, by owner reference."""
         return self._caches.believed(resource, namespace).owned(namespace, owner_uid)
+
+    def mentioning(self, resource: Resource, namespace: str, kind: str, name: str) -> Sequence[Manifest]:
+        """From the watch cache, by mention."""
+        store = self._caches.believed(resource, namespace)
+        found = (store.get(key) for key in store.mentioning(namespace, (kind, name)))
+        return [each for each in found if each is not None]
 
     def synced(self, resource: Resource) -> bool:
         """Whether the cache was filled at least once and its API is there."""
@@ -112,6 +123,10 @@ class CachedReader:
                 return bytes(body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return None
+
+    async def measure(self, server: PrometheusTarget, queries: Mapping[str, str]) -> Round:
+        """One round of queries."""
+        return await self._prometheus.round(server, queries)
 
 
 def _clean(obj: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from opkit import kueue
 from opkit.api import Api, Object
@@ -19,7 +17,6 @@ from rlhf_operator.api.result import TerminationMessage
 from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, RLHFJOBS
 from testbed.bed import Bed
 
-ROOT = Path(__file__).parents[3]
 NODE = "node-a"
 POD_IP = "127.0.0.2"
 FAST = {"LEADER_ELECTION": "false", "PROGRESS_INTERVAL_SECONDS": "0.5", "KUEUE_TIMEOUT_SECONDS": "2"}
@@ -155,8 +152,7 @@ def verdict(plan_digest: str, **fields: Any) -> str:
 def bed() -> Iterator[Bed]:
     with private_plane() as plane:
         api = Api(plane.kubeconfig)
-        for path in sorted((ROOT / "crds").glob("*.yaml")):
-            api.install_crd(yaml.safe_load(path.read_text(encoding="utf-8")))
+        api.install_our_crds()
         api.install_crd(kueue.CRD)
         make_node(api, NODE)
         api.close()

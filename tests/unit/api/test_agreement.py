@@ -104,7 +104,7 @@ def changed_examples(draw: st.DrawFn) -> tuple[type[Kind], dict[str, Any]]:
     return TYPES[example["kind"]], replaced(spec, draw(st.sampled_from(paths)), draw(LEAVES))
 
 
-@settings(max_examples=200)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(changed_examples())
 def test_types_and_schema_refuse_the_same(changed: tuple[type[Kind], dict[str, Any]]) -> None:
     kind, spec = changed
@@ -175,3 +175,10 @@ def test_a_job_knows_its_algorithm_and_its_ranks() -> None:
     assert jobs["writer-kto"].spec.algorithm == "KTO"
     assert jobs["assistant-7"].spec.compute.world_size == 32
     assert jobs["writer-dpo"].spec.compute.world_size == 1
+
+
+def test_a_boolean_is_no_zero_stage() -> None:
+    """Found by the property above: Python takes False for 0, the API server does not."""
+    example = next(e for e in examples() if e["kind"] == "RLHFJob")
+    spec = replaced(example["spec"], ("compute",), {"workers": 1, "zeroStage": False})
+    assert types_refuse(TYPES["RLHFJob"], spec) == ["compute.zeroStage"]

@@ -48,11 +48,11 @@ def test_a_row_tells_type_default_bounds_and_choices() -> None:
         "| `controller` | string | `Adaptive` | Adaptive moves the coefficient towards the target (Ziegler et al. "
         "2019); Fixed leaves it. (one of `Adaptive`, `Fixed`) |" in job
     )
+    shared = pages()["shared.md"].splitlines()
     assert (
         "| `gracePeriod` | string | `5m` | Time that pods have for a last checkpoint when they are stopped. "
-        "(must be a duration between 30s and 24h, such as 30s or 1h30m) |" in job
+        "(must be a duration between 30s and 24h, such as 30s or 1h30m) |" in shared
     )
-    shared = pages()["shared.md"].splitlines()
     assert "- set exactly one of hf, s3, pvc, configMap" in shared
     assert "| `size` | quantity |  | Size of a claim that the operator makes. |" in shared
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from rlhf_operator.api.base import Model, cel_name, immutable_rules, to_camel
+from rlhf_operator.api.base import Model, cel_name, presence_rule, to_camel
 from rlhf_operator.api.scalars import Between, ColumnOrColumns, DecimalText, Digest, Duration, Quantity, RelativePath
 
 
@@ -130,8 +130,8 @@ def test_the_one_of_rule_comes_first_and_names_the_choices() -> None:
 
 def test_cels_own_words_are_escaped() -> None:
     assert cel_name("namespace") == "__namespace__"
-    (rule,) = immutable_rules(("namespace",), "create a new one")
-    assert "self.__namespace__ == oldSelf.__namespace__" in rule.rule
+    rule = presence_rule("namespace", "create a new one")
+    assert rule.rule == "has(self.__namespace__) == has(oldSelf.__namespace__)"
     assert rule.field_path == ".namespace"
 
 

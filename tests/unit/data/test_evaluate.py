@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from rlhf_operator.api.plan import TrainingPlan
-from rlhf_scoring.scorers import build_scorers
+from rlhf_scoring.build import build_scorers
 from rlhf_trainer import evaluate
 from rlhf_trainer.data import EVALUATION, Prepared, PreparedRow, prepare_all
 from rlhf_trainer.errors import ConfigError, Superseded
-
-from .conftest import MakePlan, dataset, evaluation, words, write_lines
+from smalldata import MakePlan, dataset, evaluation, words, write_lines
 
 Rows = Sequence[PreparedRow]
 SCORERS = [

@@ -6,8 +6,7 @@ import pytest
 from rlhf_operator.api.plan import PlanEvaluation
 from rlhf_operator.api.result import Comparison
 from rlhf_trainer.gate import Gate, verdict
-
-from .conftest import evaluation
+from smalldata import evaluation
 
 
 def plan(**more: Any) -> PlanEvaluation:

@@ -25,9 +25,17 @@ def test_prompt_columns_are_joined_by_a_blank_line_and_empty_ones_left_out() -> 
 
 @pytest.mark.parametrize(
     ("verdicts", "chosen"),
-    [((1, 1, 1), "A"), ((1, 1, 2), "A"), ((1, 1, 0), "A"), ((2, 2, 0), "B"), ((2, 1, 2), "B"), ((2.0, 2, 1), "B")],
+    [
+        ((1, 1, 1), "A"),
+        ((1, None, None), "A"),
+        ((1, 1, 2), "A"),
+        ((1, 1, 0), "A"),
+        ((2, 2, 0), "B"),
+        ((2, 1, 2), "B"),
+        ((2.0, 2, 1), "B"),
+    ],
 )
-def test_the_majority_of_annotators_chooses(verdicts: tuple[float, ...], chosen: str) -> None:
+def test_the_majority_of_annotators_chooses(verdicts: tuple[float | None, ...], chosen: str) -> None:
     source = {"prompt": "p", "a": "A", "b": "B", **dict(zip("xyz", verdicts, strict=True))}
     row = apply("Pairs", THREE, source)
     assert row.chosen == chosen
@@ -60,6 +68,7 @@ def test_the_majority_of_annotators_chooses(verdicts: tuple[float, ...], chosen:
         ("Pairs", THREE, {"prompt": "p", "a": "A", "b": "B", "x": 0, "y": 0, "z": 1}, "Tie"),
         ("Pairs", THREE, {"prompt": "p", "a": "A", "b": "B", "x": 1, "y": 1}, "MissingColumn"),
         ("Pairs", THREE, {"prompt": "p", "a": "A", "b": "B", "x": 1, "y": 1, "z": 3}, "BadLabel"),
+        ("Pairs", THREE, {"prompt": "p", "a": "A", "b": "B", "x": None, "y": None, "z": None}, "NoJudgement"),
         ("Pairs", THREE, {"prompt": "p", "a": "A", "b": "B", "x": 1, "y": 1, "z": True}, "BadLabel"),
         ("Pairs", THREE, {"prompt": "p", "a": "A", "b": "B", "x": 1, "y": 1, "z": "1"}, "BadLabel"),
         ("Pairs", THREE, {"prompt": "p", "a": "A", "b": "A", "x": 1, "y": 1, "z": 1}, "SameResponses"),

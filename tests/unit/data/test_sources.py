@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from rlhf_trainer.data import sources
 from rlhf_trainer.data.sources import ROW_BYTES, Source, SourceRow
 from rlhf_trainer.errors import ConfigError
-
-from .conftest import write_lines
+from smalldata import write_lines
 
 
 def rows_of(path: Path) -> list[SourceRow]:
@@ -98,7 +97,7 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path, content: bytes) -> None:
         rows_of(tmp_path / "x.parquet")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.integers(4, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
 def test_no_damage_to_a_parquet_file_is_anything_but_rows_or_a_config_error(
     tmp_path: Path, changes: list[tuple[int, int]]

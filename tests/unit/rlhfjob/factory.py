@@ -14,10 +14,11 @@ from rlhf_operator.api.result import TerminationMessage
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.intents import OperatorDefaults, Plan
 from rlhf_operator.common.names import Owner
-from rlhf_operator.rlhfjob import children
-from rlhf_operator.rlhfjob.parsing import frozen_plan_view, job_view
 from rlhf_operator.rlhfjob.plan import resolve
-from rlhf_operator.rlhfjob.views import ClaimView, FrozenPlan, JobView, Observed, PodView, References
+from rlhf_operator.rlhfjob.views import Observed
+from rlhf_operator.runs import children
+from rlhf_operator.runs.parsing import frozen_plan_view, job_view
+from rlhf_operator.runs.views import ClaimView, FrozenPlan, JobView, PodView, References
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 OWNER = Owner("RLHFJob", "team", "assistant", "11111111-2222-3333-4444-555555555555")
@@ -61,7 +62,7 @@ def plan_of(spec: RLHFJobSpec | None = None) -> TrainingPlan:
 
 def frozen(spec: RLHFJobSpec | None = None) -> FrozenPlan:
     """The plan as its ConfigMap holds it."""
-    return frozen_plan_view(children.plan_config_map(OWNER, plan_of(spec)))
+    return frozen_plan_view(children.plan_config_map(OWNER, children.freeze(OWNER, plan_of(spec))), TrainingPlan)
 
 
 def observed(spec: RLHFJobSpec | None = None, **changes: Any) -> Observed:
@@ -179,7 +180,7 @@ class Cluster:
             name = manifest["metadata"]["name"]
             match manifest["kind"]:
                 case "ConfigMap":
-                    view = replace(view, plan=frozen_plan_view(manifest))
+                    view = replace(view, plan=frozen_plan_view(manifest, TrainingPlan))
                 case "PersistentVolumeClaim":
                     modes = tuple(manifest["spec"]["accessModes"])
                     view = replace(view, claim=ClaimView(name, modes))
@@ -210,3 +211,8 @@ class Cluster:
         collect = view.collect if view.collect is None or view.collect.uid != uid else None
         service = view.service_uid if view.service_uid != uid else None
         return replace(view, attempts=left, publish=publish, collect=collect, service_uid=service)
+
+
+def names(manifests: Any) -> list[str]:
+    """Kind and name of each manifest."""
+    return [f"{each['kind']}/{each['metadata']['name']}" for each in manifests]

@@ -11,8 +11,9 @@ import yaml
 
 from rlhf_operator.common.intents import MANAGED_BY, MANAGED_BY_LABEL, OWNER_KIND_LABEL, OWNER_NAME_LABEL
 from rlhf_operator.common.names import Owner
-from rlhf_operator.rlhfjob import children
-from rlhf_operator.rlhfjob.children import AttemptArguments, Rendering
+from rlhf_operator.rlhfjob.run import run_spec
+from rlhf_operator.runs import children
+from rlhf_operator.runs.children import AttemptArguments, Rendering
 
 from .factory import OWNER, frozen, plan_of, spec_of
 
@@ -40,18 +41,19 @@ GPU: Mapping[str, Any] = {
 
 def render(**changes: Any) -> Rendering:
     spec = spec_of(**changes)
-    return Rendering(OWNER, spec, frozen(spec), "IfNotPresent")
+    return Rendering(OWNER, run_spec(OWNER, spec), frozen(spec), "IfNotPresent")
 
 
 CPU_ATTEMPT = AttemptArguments(number=1, micro_batch_size=4, min_checkpoint_step=0)
 GPU_ATTEMPT = AttemptArguments(number=12, micro_batch_size=2, min_checkpoint_step=100, avoid_nodes=("b", "a"))
 
 GOLDEN: dict[str, Callable[[], Mapping[str, Any]]] = {
-    "plan": lambda: children.plan_config_map(OWNER, plan_of()),
-    "settings": lambda: children.settings_config_map(OWNER, spec_of()),
+    "plan": lambda: children.plan_config_map(OWNER, children.freeze(OWNER, plan_of())),
+    "settings": lambda: children.settings_config_map(OWNER, run_spec(OWNER, spec_of())),
     "service": lambda: children.service(OWNER),
-    "claim": lambda: children.storage_claim_manifest(OWNER, spec_of(**GPU)),
+    "claim": lambda: children.storage_claim_manifest(OWNER, run_spec(OWNER, spec_of(**GPU))),
     "train-cpu": lambda: children.training_job(render(), CPU_ATTEMPT),
+    "train-alone": lambda: children.training_job(render(compute={"workers": 1}), CPU_ATTEMPT),
     "train-gpu": lambda: children.training_job(render(**GPU), GPU_ATTEMPT),
     "publish-cpu": lambda: children.publish_job(render(), 1),
     "publish-gpu": lambda: children.publish_job(render(**GPU), 12),
@@ -116,7 +118,7 @@ def test_names_fit_for_the_longest_job() -> None:
     owner = Owner("RLHFJob", "team", "a" * 40, OWNER.uid)
     spec = spec_of()
     plan = replace(frozen(spec), config_map="p")
-    rendering = Rendering(owner, spec, plan, "IfNotPresent")
+    rendering = Rendering(owner, run_spec(owner, spec), plan, "IfNotPresent")
     job = children.training_job(rendering, AttemptArguments(99999, 1, 0))
     # An Indexed Job's pods are called <job>-<index>, and that is their host name.
     assert len(job["metadata"]["name"]) + len("-1023") <= 63

@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 
+from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Progress
 from rlhf_operator.common.intents import Manifest
+from rlhf_operator.common.measurements import PrometheusTarget, Round
 from rlhf_operator.common.reader import ReadFailed, TemplateRejected
 from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, SECRETS, WORKLOADS, Resource
-from rlhf_operator.rlhfjob import children
 from rlhf_operator.rlhfjob.controller import RLHFJobController
-from rlhf_operator.rlhfjob.parsing import claim_view, frozen_plan_view, job_view, pod_view, workload_view
-from rlhf_operator.rlhfjob.views import Observed, Refusal
+from rlhf_operator.rlhfjob.run import run_spec
+from rlhf_operator.rlhfjob.views import Observed
+from rlhf_operator.runs import children
+from rlhf_operator.runs.parsing import claim_view, frozen_plan_view, job_view, pod_view, workload_view
+from rlhf_operator.runs.views import Refusal
 
 from .factory import DEFAULTS, NOW, OWNER, SPEC, frozen, plan_of, verdict
 
@@ -43,6 +47,9 @@ class FakeReader:
     def owned(self, resource: Resource, namespace: str, owner_uid: str) -> Sequence[Manifest]:
         return self.children.get(f"{resource.kind} {owner_uid}", [])
 
+    def mentioning(self, resource: Resource, namespace: str, kind: str, name: str) -> Sequence[Manifest]:
+        return []
+
     def synced(self, resource: Resource) -> bool:
         return resource is not WORKLOADS
 
@@ -66,6 +73,9 @@ class FakeReader:
     async def progress(self, pod_ip: str, port: int) -> bytes | None:
         self.asked.append(f"progress {pod_ip}:{port}")
         return self.answer
+
+    async def measure(self, server: PrometheusTarget, queries: Mapping[str, str]) -> Round:
+        raise AssertionError("a job asks no Prometheus")
 
 
 def found() -> FakeReader:
@@ -176,7 +186,7 @@ def running_pod(index: int) -> dict[str, Any]:
 
 
 def train_job() -> dict[str, Any]:
-    rendering = children.Rendering(OWNER, children_spec(), frozen(), "IfNotPresent")
+    rendering = children.Rendering(OWNER, run_spec(OWNER, children_spec()), frozen(), "IfNotPresent")
     job = children.training_job(rendering, children.AttemptArguments(1, 4, 0))
     job["metadata"] |= {"uid": "job", "creationTimestamp": "2026-01-31T11:00:00Z"}
     return job | {"status": {"startTime": "2026-01-31T11:00:00Z"}}
@@ -190,7 +200,7 @@ def children_spec() -> Any:
 
 def live_reader(reading: Progress | None) -> FakeReader:
     reader = found()
-    plan = children.plan_config_map(OWNER, plan_of())
+    plan = children.plan_config_map(OWNER, children.freeze(OWNER, plan_of()))
     reader.children = {
         f"{JOBS.kind} {OWNER.uid}": [train_job()],
         f"{PODS.kind} job": [running_pod(0), running_pod(1)],
@@ -389,7 +399,7 @@ def test_a_workload_is_read_in_kueues_words() -> None:
 
 def test_a_plan_of_another_version_keeps_its_digest() -> None:
     config_map = {"metadata": {"name": "p"}, "data": {"plan.json": '{"name":"x","novelty":1}'}}
-    view = frozen_plan_view(config_map)
+    view = frozen_plan_view(config_map, TrainingPlan)
     assert view.plan is None
     assert view.digest.startswith("sha256:")
     assert "novelty" in str(view.read())

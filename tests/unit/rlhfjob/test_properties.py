@@ -6,12 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_operator.rlhfjob.ledger import KEPT
-from rlhf_operator.rlhfjob.reconcile import finished, reconcile
-from rlhf_operator.rlhfjob.views import JobView, PodView
+from rlhf_operator.rlhfjob.finished import finished
+from rlhf_operator.rlhfjob.reconcile import reconcile
+from rlhf_operator.runs.ledger import KEPT
+from rlhf_operator.runs.views import JobView, PodView
 
 from .factory import DIGEST, FOUND, Cluster, dead, frozen, observed, pod, spec_of, verdict
 from .test_finishing import artifact
@@ -102,7 +103,6 @@ def settle(cluster: Cluster) -> None:
     raise AssertionError(f"does not settle: {plan}")
 
 
-@settings(max_examples=60)
 @given(happenings)
 def test_any_history(history: list[Happening]) -> None:
     spec = spec_of(maxRestarts=3)

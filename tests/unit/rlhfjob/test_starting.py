@@ -12,9 +12,10 @@ from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.intents import Plan, WriteFailure
 from rlhf_operator.common.resources import JOBS, PVCS
 from rlhf_operator.rlhfjob.reconcile import failure_plan, reconcile
-from rlhf_operator.rlhfjob.storage import access_modes
 from rlhf_operator.rlhfjob.supported import unsupported_fields
-from rlhf_operator.rlhfjob.views import ClaimView, Observed, References, Refusal
+from rlhf_operator.rlhfjob.views import Observed
+from rlhf_operator.runs.storage import access_modes
+from rlhf_operator.runs.views import ClaimView, References, Refusal
 
 from .factory import FOUND, NOW, SPEC, attempt, condition, frozen, is_status, observed, spec_of, status_of
 

@@ -29,6 +29,8 @@ from rlhf_operator.errors import (
 )
 from rlhf_operator.kube.client import KubeClient
 from rlhf_operator.kube.credentials import Credentials, from_kubeconfig
+from rlhf_operator.prometheus.addresses import AllowList
+from rlhf_operator.prometheus.client import PrometheusClient
 from rlhf_operator.runtime.reader import CachedReader
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -230,7 +232,7 @@ class TestReader:
     @pytest_asyncio.fixture
     async def reader(self, client: KubeClient) -> AsyncIterator[CachedReader]:
         async with aiohttp.ClientSession() as pods:
-            yield CachedReader(client, None, pods)  # type: ignore[arg-type]
+            yield CachedReader(client, None, pods, PrometheusClient(AllowList()))  # type: ignore[arg-type]
 
     async def test_looks_at_the_same_object_in_the_same_moment_share_one_request(
         self, server: Server, reader: CachedReader

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rlhf_operator.api.plan import PlanScorer
-from rlhf_scoring.scorers import Scorers, build_scorers
+from rlhf_scoring.build import build_scorers
+from rlhf_scoring.scorers import Scorers
 
 Build = Callable[..., Scorers]
 

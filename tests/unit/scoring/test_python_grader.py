@@ -9,10 +9,11 @@ import psutil
 import pytest
 
 from rlhf_operator.api.plan import PlanScorer
+from rlhf_scoring.build import build_scorers
 from rlhf_scoring.errors import GraderFailed, SandboxError, ScorerConfigError
 from rlhf_scoring.judge import ROW_NUMBER
 from rlhf_scoring.sandbox import pool
-from rlhf_scoring.scorers import Scorers, build_scorers
+from rlhf_scoring.scorers import Scorers
 
 Make = Callable[..., Scorers]
 GRADE = "def grade(prompt, response, row):\n    "
@@ -225,7 +226,7 @@ def test_nothing_outlives_a_trainer_that_was_killed(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from rlhf_operator.api.plan import PlanScorer\n"
-        "from rlhf_scoring.scorers import build_scorers\n"
+        "from rlhf_scoring.build import build_scorers\n"
         "grader = {'python': {'configMap': {'name': 'g', 'key': 'g.py'}, 'timeout': '10m'}}\n"
         "plan = PlanScorer.model_validate({'name': 's', 'grader': grader, 'graderPath': sys.argv[1]})\n"
         "scorers = build_scorers([plan])\n"

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from rlhf_operator.api.plan import PlanScorer
+from rlhf_scoring.build import build_scorers
 from rlhf_scoring.errors import ScorerConfigError
-from rlhf_scoring.scorers import build_scorers
 
 LENGTH = {"length": {"min": 1, "max": 3}}
 
@@ -18,17 +18,11 @@ def plans(*entries: dict[str, Any]) -> list[PlanScorer]:
     [
         ({"unitTests": {}}, "unitTests"),
         ({"http": {"url": "http://judge"}}, "http"),
-        ({"llmJudge": {"url": "http://judge", "model": "m", "rubric": "r"}}, "llmJudge"),
     ],
 )
 def test_graders_of_later_versions_are_refused_by_name(grader: dict[str, Any], kind: str) -> None:
     with pytest.raises(ScorerConfigError, match=rf"scorer later: grader\.{kind} is not supported yet"):
         build_scorers(plans({"name": "later", "grader": grader}))
-
-
-def test_a_served_reward_model_is_refused_by_name() -> None:
-    with pytest.raises(ScorerConfigError, match=r"rewardModel\.url is not supported yet"):
-        build_scorers(plans({"name": "s", "rewardModel": {"name": "helpful", "url": "http://helpful"}}))
 
 
 def test_a_name_used_twice_is_refused() -> None:

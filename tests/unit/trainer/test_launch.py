@@ -1,6 +1,7 @@
 """What the launcher makes of dead ranks, and what PID 1 owes its container."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from rlhf_operator.api.exitcodes import FailureClass
 from rlhf_scoring.errors import SandboxError
 from rlhf_trainer import launch, watchdog
 from rlhf_trainer.errors import ConfigError, PeerLost
-from rlhf_trainer.launch import Place, _explain, wait_for_name
+from rlhf_trainer.launch import Place, _explain, wait_for_name, wait_for_stop
 from rlhf_trainer.outcome import Outcome, outcome_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -96,6 +97,17 @@ def test_a_name_that_never_resolves_is_named() -> None:
         wait_for_name("nobody.invalid", 0)
 
 
+def test_a_pod_that_lost_its_peers_leaves_at_once_when_it_is_asked_to() -> None:
+    started = time.monotonic()
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    wait_for_stop(60)
+    timer.join()
+    assert 0.1 < time.monotonic() - started < 30
+    wait_for_stop(0.01)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_the_reaper_takes_what_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "grace_seconds", lambda: -60.0)
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
@@ -120,8 +132,12 @@ def test_a_hang_of_the_storage_itself_does_not_save_the_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: int
 ) -> None:
     monkeypatch.setattr(watchdog, "STACKS_SECONDS", 0.05)
+    monkeypatch.setattr(watchdog, "LAST_STACKS_SECONDS", 0.05)
     monkeypatch.setattr(watchdog, "LEAVE_SECONDS", 0.05)
-    code = "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); print(1, flush=True); signal.pause()"
+    code = (
+        "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); signal.signal(signal.SIGUSR2, signal.SIG_IGN)\n"
+        "print(1, flush=True); signal.pause()"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as rank:
         assert rank.stdout is not None
         rank.stdout.readline()

@@ -1,0 +1,56 @@
+"""What this version can run. A spec that asks for more is refused by field before a pod starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_operator.api.base import to_camel
+from rlhf_operator.api.data import DataRef
+from rlhf_operator.api.rewardmodel import RewardModelSpec
+from rlhf_operator.common.reasons import Reason
+from rlhf_operator.runs.checks import Check, failed, passed
+
+GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})
+SOURCES = frozenset({"pvc", "config_map"})
+
+
+def check_supported(spec: RewardModelSpec) -> Check:
+    """Return a permanent failure that names every field this version can't run yet."""
+    fields = sorted(set(unsupported_fields(spec)))
+    if not fields:
+        return passed()
+    return failed(
+        Reason.NOT_SUPPORTED_YET,
+        f"this version of the operator can't run {', '.join(fields)} yet: remove it from the spec",
+        permanent=True,
+    )
+
+
+def unsupported_fields(spec: RewardModelSpec) -> Iterator[str]:
+    """Yield the path of each field that is set and not supported yet."""
+    for field, ref in data_refs(spec):
+        yield from (
+            f"{field}.{to_camel(kind)}" for kind in DataRef.one_of if getattr(ref, kind) and kind not in SOURCES
+        )
+    for each in spec.source.graders or ():
+        kind = next(kind for kind in each.grader.one_of if getattr(each.grader, kind) is not None)
+        if kind not in GRADERS:
+            yield f"source.graders[{each.name}].grader.{to_camel(kind)}"
+    if spec.source.train is not None and spec.source.train.training.epochs is None:
+        yield "source.train.training.steps"
+    if spec.output.s3 is not None:
+        yield "output.s3"
+
+
+def data_refs(spec: RewardModelSpec) -> Iterator[tuple[str, DataRef]]:
+    """Yield (field, reference) of every input of the trainer."""
+    if spec.source.train is not None:
+        yield "source.train.baseModel", spec.source.train.base_model
+        yield "source.train.dataset", spec.source.train.dataset
+    if spec.source.model is not None:
+        yield "source.model", spec.source.model
+    if spec.evaluation is not None:
+        if spec.evaluation.dataset is not None:
+            yield "evaluation.dataset", spec.evaluation.dataset
+        if spec.evaluation.must_prefer is not None:
+            yield "evaluation.mustPrefer", spec.evaluation.must_prefer

@@ -1,0 +1,113 @@
+"""What a spec refers to by name, and whether it can be used. Reading it is observe.py's part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlhf_operator.common.hashes import sha256_of
+from rlhf_operator.common.reasons import Reason
+
+from .checks import Check, failed, passed, unknown
+from .spec import Problem, RunSpec
+from .views import References
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Names to look up. A key of None means that any will do."""
+
+    claims: tuple[str, ...]
+    config_maps: tuple[tuple[str, str], ...]
+    """(ConfigMap, key)"""
+    secrets: tuple[tuple[str, str], ...]
+    """(Secret, key)"""
+    reward_models: tuple[str, ...] = ()
+
+
+def input_claims(spec: RunSpec) -> tuple[str, ...]:
+    """Return the claims that the trainer reads, sorted."""
+    return tuple(sorted({ref.pvc.claim_name for _, ref in spec.inputs if ref.pvc is not None}))
+
+
+def input_config_maps(spec: RunSpec) -> dict[str, tuple[str, ...]]:
+    """Return the ConfigMaps that the trainer reads, with the keys it needs, sorted."""
+    keys: dict[str, set[str]] = {}
+    for _, ref in spec.inputs:
+        if ref.config_map is not None:
+            keys.setdefault(ref.config_map.name, set()).add(ref.config_map.key)
+    for _, source in spec.code:
+        keys.setdefault(source.name, set()).add(source.key)
+    return {name: tuple(sorted(keys[name])) for name in sorted(keys)}
+
+
+def wanted(spec: RunSpec) -> Wanted:
+    """Return everything that must exist before an attempt starts."""
+    claims = set(input_claims(spec))
+    if spec.storage.claim_name is not None:
+        claims.add(spec.storage.claim_name)
+    if spec.output.pvc is not None:
+        claims.add(spec.output.pvc.claim_name)
+    config_maps = {(name, key) for name, keys in input_config_maps(spec).items() for key in keys}
+    secrets = set(spec.secrets)
+    if spec.output.signing is not None:
+        secrets.add((spec.output.signing.secret_ref.name, spec.output.signing.key))
+    for variable in spec.compute.env:
+        source = variable.value_from
+        if source is None:
+            continue
+        if source.secret_key_ref is not None and not source.secret_key_ref.optional:
+            secrets.add((source.secret_key_ref.name, source.secret_key_ref.key))
+        if source.config_map_key_ref is not None and not source.config_map_key_ref.optional:
+            config_maps.add((source.config_map_key_ref.name, source.config_map_key_ref.key))
+    return Wanted(tuple(sorted(claims)), tuple(sorted(config_maps)), tuple(sorted(secrets)), spec.reward_models)
+
+
+def check_references(spec: RunSpec, found: References, *, frozen: bool) -> Check:
+    """Return whether everything named is there; the message names all that is not, the reason is the first's.
+
+    frozen: the plan is made, and what it chose (a RewardModel's version) is not chosen again.
+    """
+    if found.unread:
+        words = "; ".join(f"{what}: {why}" for what, why in sorted(found.unread.items()))
+        return unknown(Reason.READ_FAILED, f"could not be read, will be tried again: {words}")
+    problems = [*_missing(spec, found), *_wrong_content(spec, found), *(() if frozen else spec.problems(found))]
+    if not problems:
+        words = "everything that the spec refers to is there"
+        if found.unchecked:
+            words += f"; not checked, for the operator may not read Secrets: {', '.join(sorted(found.unchecked))}"
+        return passed(Reason.RESOLVED, words)
+    return failed(problems[0][0], "; ".join(message for _, message in problems) + "; training waits for it")
+
+
+def _missing(spec: RunSpec, found: References) -> Iterator[Problem]:
+    names = wanted(spec)
+    for claim in names.claims:
+        # The storage claim has a condition of its own, but what is missing is missing.
+        if claim not in found.claims:
+            yield Reason.CLAIM_NOT_FOUND, f"PersistentVolumeClaim {claim} does not exist"
+    for name, key in names.config_maps:
+        if name not in found.config_maps:
+            yield Reason.CONFIG_MAP_NOT_FOUND, f"ConfigMap {name} does not exist"
+        elif key not in found.config_maps[name]:
+            yield Reason.KEY_NOT_FOUND, f"ConfigMap {name} has no key {key}"
+    for name, key in names.secrets:
+        if name in found.unchecked:
+            continue
+        if name not in found.secrets:
+            yield Reason.SECRET_NOT_FOUND, f"Secret {name} does not exist"
+        elif key not in found.secrets[name]:
+            yield Reason.KEY_NOT_FOUND, f"Secret {name} has no key {key}"
+
+
+def _wrong_content(spec: RunSpec, found: References) -> Iterator[Problem]:
+    for field, ref in spec.inputs:
+        source = ref.config_map
+        content = found.config_maps.get(source.name, {}).get(source.key) if source is not None else None
+        if source is None or content is None or ref.digest is None:
+            continue
+        if sha256_of(content) != ref.digest:
+            yield (
+                Reason.DIGEST_MISMATCH,
+                f"{field}: ConfigMap {source.name} key {source.key} is {sha256_of(content)}, not {ref.digest}",
+            )
