@@ -1,5 +1,6 @@
 """How a reward model reads a prompt and a response: the one encoding that training, evaluation, PPO and judge share."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -116,3 +117,34 @@ class Encoder:
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def default_format(config: Any, tokenizer: Any) -> InputFormat:
+    """The format of a model that came without one: a pair for encoders, a concatenation for decoders."""
+    encoder = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+    limit = min(int(getattr(config, "max_position_embeddings", None) or 1024), 1024)
+    return InputFormat(kind=InputKind.PAIR if encoder else InputKind.CONCATENATION, max_length=limit)
+
+
+def takes_token_types(config: Any, input_format: InputFormat) -> bool:
+    """Whether the model tells prompt and response apart by token types, too."""
+    return input_format.kind is InputKind.PAIR and getattr(config, "type_vocab_size", 0) > 1
+
+
+def pad_token(tokenizer: Any) -> int:
+    """The id to pad with. Where it is the end token, the model reads its score before the end: the same for all."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def without_end_padding(ids: Sequence[int], pad: int) -> list[int]:
+    """A decoder's input up to the token that its score is read from: the last one that is not padding.
+
+    For an engine that always reads the last token; at least one token stays.
+    """
+    end = len(ids)
+    while end > 1 and ids[end - 1] == pad:
+        end -= 1
+    return list(ids[:end])

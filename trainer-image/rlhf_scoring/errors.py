@@ -3,6 +3,8 @@
 ScoringError
 ├── ScorerConfigError   the scorer can't work as the plan describes it: repeating the run does not help
 ├── GraderFailed        a grader raised, or returned what is not a score, for a row that is named
+├── ArtifactError       an artifact is not what its manifest or its digest says
+├── JudgeAway           a judge behind an address does not answer now
 └── SandboxError        the grader's helper process is gone: a crash of the run
 """
 
@@ -31,6 +33,18 @@ class GraderFailed(ScoringError):
         )
         self.scorer = scorer
         self.row = row
+
+
+class ArtifactError(ScoringError):
+    """An artifact's files are not what they should be; `reason` is a CamelCase word for machines."""
+
+    def __init__(self, message: str, reason: str = "ArtifactInvalid") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class JudgeAway(ScoringError):
+    """A judge behind an address does not answer; asking again may help."""
 
 
 class SandboxError(ScoringError):

@@ -4,10 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 ROW_NUMBER = "__row__"
 """Key under which a row carries its number in the source (from 1), so that a failure can name it."""
+
+TURNS = "__turns__"
+"""Key under which a row may carry the conversation that its prompt is the text of: a list of {role, content}."""
 
 Row = Mapping[str, Any]
 
@@ -26,8 +29,10 @@ Judgement = float | Missing
 class Judge(Protocol):
     """Scores texts. Same texts, same scores; a score is finite or Missing."""
 
-    digest: str
-    """`sha256:…` over everything that decides the score: configuration, code, model."""
+    @property
+    def digest(self) -> str:
+        """`sha256:…` over everything that decides the score: configuration, code, model."""
+        ...
 
     def judge(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Row]) -> list[Judgement]:
         """Return one judgement per response, in order."""
@@ -35,6 +40,45 @@ class Judge(Protocol):
 
     def close(self) -> None:
         """Free what the judge holds; it can't be used afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A score, and what kind of violation it is when the judge says so."""
+
+    score: float
+    category: str = ""
+
+
+@runtime_checkable
+class Categorizer(Protocol):
+    """A judge that also names what it found."""
+
+    def verdicts(
+        self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Row]
+    ) -> list["Verdict | Missing"]:
+        """Return one verdict per response, in order."""
+        ...
+
+
+@runtime_checkable
+class Comparer(Protocol):
+    """A judge that holds two responses to one prompt against each other."""
+
+    def compare(
+        self, prompts: Sequence[str], a: Sequence[str], b: Sequence[str], rows: Sequence[Row]
+    ) -> list[Judgement]:
+        """Return per prompt 1 when a wins, 0 when b does, 0.5 for neither."""
+        ...
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A judge behind an address."""
+
+    def check(self) -> None:
+        """Ask whether it answers, once. Raises ScorerConfigError, or JudgeAway when coming again may help."""
         ...
 
 
@@ -60,6 +104,11 @@ def digest_of(*parts: object) -> str:
     """`sha256:` over the canonical JSON of the parts."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def version_digest(version: str, dimension: str) -> str:
+    """Digest of one dimension of a RewardModel's version: the same in process and by URL, so that a journal is."""
+    return digest_of("reward-model-version/1", version, dimension)
 
 
 def row_number(row: Row) -> int:

@@ -1,4 +1,4 @@
-"""All scorers of a plan behind one object: built once, asked by name, timed, closed. The judging is in the judges."""
+"""All scorers of a plan behind one object: asked by name, timed, closed. They are built by build.py."""
 
 import math
 import time
@@ -9,18 +9,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from rlhf_operator.api.plan import PlanScorer
-from rlhf_operator.api.shared import Grader
-
-from .errors import GraderFailed, ScorerConfigError
-from .graders.final_answer import FinalAnswer
+from .errors import GraderFailed
 from .graders.python import Python
-from .graders.text import JSONSchema, Length, Regex
 from .judge import Judge, Missing, Row, row_number
-from .sandbox.pool import ForkServer
 
 _TIMES_KEPT = 1024
-_UNSUPPORTED = {"unit_tests": "unitTests", "http": "http", "llm_judge": "llmJudge"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +80,10 @@ class Scorers:
                 raise GraderFailed(name, row_number(row), f"the score is {judgement}")
         return scores
 
+    def judge(self, name: str) -> Judge:
+        """The judge itself, for who asks it for more than scores."""
+        return self._judges[name]
+
     def digest(self, name: str) -> str:
         """`sha256:…` over everything that decides this scorer's scores."""
         return self._judges[name].digest
@@ -113,56 +110,3 @@ class Scorers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def build_scorers(scorers: Sequence[PlanScorer], *, device: str | None = None, python_workers: int = 2) -> Scorers:
-    """Build every scorer of a plan. Raises ScorerConfigError naming the first that can't be.
-
-    device: where reward models run; None: the process's GPU at the time of the first score, else the CPU.
-    python_workers: processes per Python grader, at most.
-    """
-    judges: dict[str, Judge] = {}
-    with ExitStack() as stack:
-        server: ForkServer | None = None
-        if any(scorer.grader is not None and scorer.grader.python is not None for scorer in scorers):
-            server = stack.enter_context(ForkServer())
-        for scorer in scorers:
-            if scorer.name in judges:
-                raise ScorerConfigError(scorer.name, "the name is used twice")
-            if scorer.grader is not None:
-                judge = _grader(scorer, scorer.grader, server, python_workers)
-            else:
-                judge = _reward_model(scorer, device)
-            stack.callback(judge.close)
-            judges[scorer.name] = judge
-        return Scorers(judges, stack.pop_all())
-
-
-def _grader(scorer: PlanScorer, grader: Grader, server: ForkServer | None, workers: int) -> Judge:
-    if grader.final_answer is not None:
-        return FinalAnswer(grader.final_answer)
-    if grader.regex is not None:
-        return Regex(scorer.name, grader.regex)
-    if grader.json_schema is not None:
-        return JSONSchema(scorer.name, grader.json_schema)
-    if grader.length is not None:
-        return Length(grader.length)
-    if grader.overlap is not None:
-        # Here and not at the top: its libraries take seconds to import.
-        from .graders.overlap import Overlap
-
-        return Overlap(grader.overlap)
-    if grader.python is not None and server is not None:
-        return Python(scorer, grader.python, server, workers)
-    kind = next(name for field, name in _UNSUPPORTED.items() if getattr(grader, field) is not None)
-    raise ScorerConfigError(scorer.name, f"grader.{kind} is not supported yet: use another grader")
-
-
-def _reward_model(scorer: PlanScorer, device: str | None) -> Judge:
-    model = scorer.reward_model
-    if model is None or model.path is None:
-        raise ScorerConfigError(scorer.name, "rewardModel.url is not supported yet: give the model's files by path")
-    # Here and not at the top: graders alone need no torch.
-    from .reward_model import RewardModel
-
-    return RewardModel(scorer.name, model, device)

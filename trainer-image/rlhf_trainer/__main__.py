@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--workspace", type=Path, required=True)
     publishing.add_argument("--output", type=Path, required=True)
     publishing.add_argument("--key", type=Path)
+    publishing.add_argument("--settings", type=Path, help="settings.json: the limits of a RewardModel's gate")
     return top
 
 

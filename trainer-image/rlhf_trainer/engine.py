@@ -155,10 +155,10 @@ class ZeroEngine(Engine):
         self._engine: Any = deepspeed.initialize(
             model=module.to(device) if device is not None else module,
             optimizer=_adamw(module, optimizer),
-            config=_zero_config(compute, optimizer.max_grad_norm, accumulation),
+            config=zero_config(compute, optimizer.max_grad_norm, accumulation),
             dist_init_required=False,
         )[0]
-        self._engine.checkpoint_engine = _plain_data_files()
+        self._engine.checkpoint_engine = plain_data_files()
         check_engine(self._engine, compute)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -191,12 +191,8 @@ class ZeroEngine(Engine):
             raise ConfigError(f"checkpoint: DeepSpeed found no state of {self.name} in {directory}")
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Gather one parameter at a time, so that no rank holds the model twice on its device."""
-        gathered = {}
-        for name, value in self.module.state_dict(keep_vars=True).items():
-            with self._gathered(value):
-                gathered[name] = value.detach().cpu().clone()
-        return gathered
+        """Gather the partitioned parameters."""
+        return gathered_weights(self.module)
 
     @contextmanager
     def _whole(self) -> Iterator[nn.Module]:
@@ -207,7 +203,7 @@ class ZeroEngine(Engine):
         with torch.no_grad():
             targets = dict(replica.named_parameters(remove_duplicate=False))
             for name, parameter in self.module.named_parameters(remove_duplicate=False):
-                with self._gathered(parameter):
+                with _gathered(parameter):
                     targets[name].copy_(parameter)
         yield replica
 
@@ -224,19 +220,36 @@ class ZeroEngine(Engine):
             raise RuntimeError(f"engine {self.name} was given no replica to gather into")
         return self._replica
 
-    def _gathered(self, value: Tensor) -> AbstractContextManager[Any]:
-        if self._stage < 3 or not hasattr(value, "ds_id"):
-            return nullcontext()
-        deepspeed = import_deepspeed()
-        context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([value])
-        return context
-
     def describe(self) -> str:
         """Name the engine by what was found on it."""
-        return (
-            f"{type(self._engine).__name__}(stage={self._engine.zero_optimization_stage()}, "
-            f"partitions={_partitions(self._engine)}, world={self._group.world_size})"
-        )
+        return describe_zero(self._engine)
+
+
+def describe_zero(engine: Any) -> str:
+    """Class of a DeepSpeed engine with its stage, as found on the living object."""
+    return (
+        f"{type(engine).__name__}(stage={engine.zero_optimization_stage()}, "
+        f"partitions={_partitions(engine)}, world={int(engine.dp_world_size)})"
+    )
+
+
+def gathered_weights(module: nn.Module) -> dict[str, Tensor]:
+    """A module's whole parameters and buffers on the CPU, on every rank, partitioned or not.
+
+    One parameter at a time, so that no rank holds the model twice on its device.
+    """
+    found = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        with _gathered(value):
+            found[name] = value.detach().cpu().clone()
+    return found
+
+
+def _gathered(value: Tensor) -> AbstractContextManager[Any]:
+    if not hasattr(value, "ds_id"):
+        return nullcontext()
+    context: AbstractContextManager[Any] = import_deepspeed().zero.GatheredParameters([value])
+    return context
 
 
 def import_deepspeed() -> Any:
@@ -293,7 +306,8 @@ def _adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     )
 
 
-def _zero_config(compute: PlanCompute, max_grad_norm: float | None, accumulation: int) -> dict[str, Any]:
+def zero_config(compute: PlanCompute, max_grad_norm: float | None, accumulation: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a plan, for micro-batches of one size."""
     zero: dict[str, Any] = {"stage": compute.zero_stage}
     if compute.zero_stage == 3:
         # The last gather must see this update's weights, and small parameters must be partitioned like all others.
@@ -317,7 +331,7 @@ def _zero_config(compute: PlanCompute, max_grad_norm: float | None, accumulation
     return config
 
 
-def _plain_data_files() -> Any:
+def plain_data_files() -> Any:
     """DeepSpeed's file layer, reading tensors, numbers and a few named types of its own instead of any pickle."""
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
@@ -355,6 +369,6 @@ def reference_engine(module: nn.Module, group: Group, compute: PlanCompute) -> C
     if compute.zero_stage == 2:
         return module.to(group.device, torch.bfloat16 if low else torch.float32)
     deepspeed = import_deepspeed()
-    config = _zero_config(compute, None, 1)
+    config = zero_config(compute, None, 1)
     engine: Callable[..., Any] = deepspeed.initialize(model=module, config=config, dist_init_required=False)[0]
     return engine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.plan import RunPlan
 from rlhf_operator.api.result import Result
 
 from .errors import ConfigError, Superseded, is_permanent
@@ -133,7 +133,7 @@ class Workspace:
         sync_directory(self.root)
 
 
-def finished(root: Path, plan: TrainingPlan) -> Result | None:
+def finished(root: Path, plan: RunPlan) -> Result | None:
     """Return the result of this plan, when the workspace holds one: nothing is trained twice."""
     path = root / RESULT_FILE
     if not path.is_file():

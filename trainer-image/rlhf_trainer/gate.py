@@ -1,4 +1,4 @@
-"""The gate: whether a trained policy may be published. Pure; figures come from evaluate.py."""
+"""The gate: whether a trained policy or a reward model may be published. Pure; figures come from evaluate.py."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,6 +6,7 @@ from enum import StrEnum
 from rlhf_operator.api.gate import gain, improvement_holds, win_rate_holds
 from rlhf_operator.api.plan import PlanEvaluation
 from rlhf_operator.api.result import Comparison
+from rlhf_operator.api.rewardgate import RewardFigures, RewardGate, missed
 
 from .evaluate import WARM_START
 
@@ -48,6 +49,16 @@ def verdict(evaluation: PlanEvaluation | None, comparisons: list[Comparison]) ->
     limits = {"minWinRate": evaluation.min_win_rate, "minImprovement": evaluation.min_improvement}
     held = " and ".join(f"{name} {limit:g}" for name, limit in limits.items() if limit is not None)
     return Verdict(Gate.PASSED, f"{held} held by {', '.join(evaluation.scorers)}")
+
+
+def reward_verdict(limits: RewardGate | None, figures: list[RewardFigures]) -> Verdict:
+    """Hold a reward model's figures against the limits; each that missed is named with its figure."""
+    if limits is None or not limits.limits:
+        return Verdict(Gate.NOT_EVALUATED, "the RewardModel's evaluation sets no limit")
+    if missing := missed(limits, figures):
+        return Verdict(Gate.FAILED, "; ".join(missing))
+    held = ", ".join(name if name == "mustPrefer" else f"{name} {limit:g}" for name, limit in limits.limits.items())
+    return Verdict(Gate.PASSED, f"{held} held")
 
 
 def _win_rate(comparison: Comparison | None, scorer: str, baseline: str, limit: float) -> list[str]:

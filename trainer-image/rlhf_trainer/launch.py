@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
 from rlhf_operator.api.exitcodes import FailureClass
-from rlhf_operator.api.plan import TORCHRUN_PORT, TrainingPlan
+from rlhf_operator.api.plan import TORCHRUN_PORT, RunPlan
 from rlhf_operator.api.result import Result, TerminationMessage
 
 from .cgroup import memory_limit_bytes, oom_kills
@@ -38,6 +38,9 @@ from .signals import RUN_DIRECTORY_VARIABLE, grace_seconds
 from .termination import failure_message, success_message, write_termination_message
 from .watchdog import Watchdog
 
+# A pod that lost its peers lets the one that failed end first: the Job controller deletes the pods that are left then,
+# and with them what they would have said.
+LAST_TO_LEAVE_SECONDS = 10.0
 # What the main thread gets to answer SIGTERM by itself.
 _ANSWER_SECONDS = 3.0
 _SIGKILL_CODES = (-9, 137)
@@ -73,7 +76,7 @@ def launch(options: RunOptions) -> int:
     kills_before = oom_kills()
     # PID 1 has no default handlers: without this, SIGTERM would be lost until the agent listens.
     signal.signal(signal.SIGTERM, _stop_before_start)
-    plan: TrainingPlan | None = None
+    plan: RunPlan | None = None
 
     def give_up() -> None:
         outcome = outcome_of(0, Interrupted("asked to stop while waiting for the other workers"))
@@ -123,7 +126,7 @@ def _stop_before_start(number: int, frame: object) -> None:
     raise Interrupted("asked to stop before the ranks were started")
 
 
-def _end(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome, result: Result | None) -> int:
+def _end(plan: RunPlan | None, options: RunOptions, outcome: Outcome, result: Result | None) -> int:
     message = success_message(result) if result is not None else _failure(plan, options, outcome)
     say("exit", code=int(outcome.exit_code), failure=outcome.failure, reason=outcome.reason, message=outcome.message)
     try:
@@ -135,7 +138,7 @@ def _end(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome, resul
     return int(outcome.exit_code)
 
 
-def _failure(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome) -> TerminationMessage:
+def _failure(plan: RunPlan | None, options: RunOptions, outcome: Outcome) -> TerminationMessage:
     checkpoint = None
     if plan is not None:
         alone = Group(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
@@ -159,7 +162,7 @@ def _failure(plan: TrainingPlan | None, options: RunOptions, outcome: Outcome) -
     )
 
 
-def _attempt(plan: TrainingPlan, options: RunOptions, place: Place, kills_before: int | None) -> Outcome:
+def _attempt(plan: RunPlan, options: RunOptions, place: Place, kills_before: int | None) -> Outcome:
     """Start the agent and the watchdog, and find out why they ended."""
     wait_for_name(place.master_address, plan.timeouts.startup_seconds)
     with tempfile.TemporaryDirectory(prefix="rlhf-run-") as folder:
@@ -199,10 +202,13 @@ def _attempt(plan: TrainingPlan, options: RunOptions, place: Place, kills_before
         outcomes = read_outcomes(run_directory)
     if watchdog.stalled is not None:
         return outcome_of(0, Stalled(f"{watchdog.stalled}; stacks are in {stacks}"))
-    return _explain(outcomes, killed, interrupted, trouble, kills_before)
+    explained = _explain(outcomes, killed, interrupted, trouble, kills_before)
+    if explained.failure is FailureClass.PEER_LOST and place.workers > 1 and not interrupted:
+        wait_for_stop(LAST_TO_LEAVE_SECONDS)
+    return explained
 
 
-def _leave_stalled(plan: TrainingPlan, options: RunOptions, stalled: str) -> None:
+def _leave_stalled(plan: RunPlan, options: RunOptions, stalled: str) -> None:
     """End at once, without a look at the storage: it may be what hangs."""
     outcome = outcome_of(0, Stalled(f"{stalled}; the ranks did not end when they were killed, or the storage hangs"))
     write_termination_message(
@@ -270,7 +276,7 @@ def _out_of_memory(killed: str, rank: int) -> Outcome:
     )
 
 
-def _agent(plan: TrainingPlan, options: RunOptions, place: Place) -> LaunchConfig:
+def _agent(plan: RunPlan, options: RunOptions, place: Place) -> LaunchConfig:
     return LaunchConfig(
         min_nodes=place.workers,
         max_nodes=place.workers,
@@ -286,6 +292,16 @@ def _agent(plan: TrainingPlan, options: RunOptions, place: Place) -> LaunchConfi
         logs_specs=DefaultLogsSpecs(),
         shutdown_timeout=int(grace_seconds()),
     )
+
+
+def wait_for_stop(seconds: float) -> None:
+    """Wait until SIGTERM comes, at most so long."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        asked.wait(seconds)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait_for_name(name: str, seconds: float) -> None:

@@ -58,6 +58,14 @@ class Order(IntEnum):
     GIVE_WAY = 2
 
 
+def agree(group: Group, workspace: Workspace, stop: StopFlag) -> Order:
+    """What all ranks do at this boundary: they learn of a stop at different times, of a newer attempt only rank 0."""
+    order = Order.STOP if stop.is_set else Order.GO_ON
+    if group.is_main and workspace.owner() > workspace.attempt:
+        order = Order.GIVE_WAY
+    return Order(group.maximum(int(order), "the agreement to go on"))
+
+
 @dataclass
 class Loop:
     """Runs an algorithm from a checkpoint or from the start to its last step."""
@@ -117,7 +125,7 @@ class Loop:
 
     def _boundary(self, step: int, figures: Mapping[str, float]) -> None:
         """Save where the plan says, and leave where the ranks agree to."""
-        order = self._agree()
+        order = agree(self.group, self.workspace, self.stop)
         if order is Order.GIVE_WAY:
             self.workspace.check()
             raise Superseded("a newer attempt owns the workspace; this rank gives way with rank 0")
@@ -127,12 +135,6 @@ class Loop:
             self.save(step)
         if order is Order.STOP and step < self.steps:
             self._leave(step, saved=good and due, good=good)
-
-    def _agree(self) -> Order:
-        order = Order.STOP if self.stop.is_set else Order.GO_ON
-        if self.group.is_main and self.workspace.owner() > self.workspace.attempt:
-            order = Order.GIVE_WAY
-        return Order(self.group.maximum(int(order), "the agreement to go on"))
 
     def _leave(self, step: int, saved: bool, good: bool) -> None:
         """Save if the time is enough, and raise Interrupted."""

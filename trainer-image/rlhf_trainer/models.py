@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from rlhf_operator.api.algorithms import Optimizer
-from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.plan import PlanCompute, TrainingPlan
 from rlhf_operator.api.pods import Precision
 
 from .distributed import Group
@@ -93,11 +93,16 @@ class ModelFactory:
 def torch_settings(plan: TrainingPlan) -> None:
     """Set what must be the same in every attempt for the same bits to come out."""
     torch.manual_seed(plan.training.seed)
+    library_settings(plan.compute)
+
+
+def library_settings(compute: PlanCompute) -> None:
+    """Set what the libraries print and how exact they are."""
     # Standard output is for JSON lines.
     transformers.utils.logging.disable_progress_bar()
-    if plan.compute.deterministic:
+    if compute.deterministic:
         # cuBLAS is only repeatable with a workspace of its own; read when CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    if plan.compute.precision is Precision.FP32:
+    if compute.precision is Precision.FP32:
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -46,7 +46,7 @@ def classify(error: BaseException) -> TrainerError:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return OutOfMemory(f"out of memory: {_first_line(error)}; lower microBatchSize or the lengths in generation")
     # By name: scoring is a package below this one that knows nothing of exit codes.
-    if type(error).__name__ in {"ScorerConfigError", "GraderFailed"}:
+    if type(error).__name__ in {"ScorerConfigError", "GraderFailed", "ArtifactError"}:
         return ConfigError(str(error), reason=type(error).__name__)
     if type(error).__name__ == "SandboxError":
         return Crash(str(error), reason=HELPER_LOST)

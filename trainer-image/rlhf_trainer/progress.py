@@ -81,6 +81,10 @@ class Reporter:
         with self._lock:
             return self._progress.model_dump_json(by_alias=True, exclude_none=True).encode()
 
+    def expect(self, steps: int) -> None:
+        """The run has so many steps."""
+        self._update(steps=steps)
+
     def checkpoint(self, record: CheckpointRecord) -> None:
         """A checkpoint is complete."""
         self._update(checkpoint_step=record.step, checkpoint_digest=record.digest)
@@ -97,6 +101,8 @@ class Reporter:
             reward=figures.get("reward"),
             kl=figures.get("kl"),
             entropy=figures.get("entropy"),
+            loss=figures.get("loss"),
+            accuracy=figures.get("accuracy"),
             tokens_per_second=figures.get("tokensPerSecond"),
             eta_seconds=eta_seconds,
             warnings=warnings[:MAX_WARNINGS],

@@ -15,36 +15,35 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from rlhf_operator.api.exitcodes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
-from rlhf_operator.api.plan import OUTPUT_PATH, PlanDataset, TrainingPlan
-from rlhf_operator.api.result import ArtifactRecord, Comparison, Digest, Result, TerminationMessage
+from rlhf_operator.api.plan import OUTPUT_PATH, LiveSettings, TrainingPlan
+from rlhf_operator.api.result import (
+    AGREEMENT_ALPHA,
+    DROPPED_ROWS,
+    ArtifactRecord,
+    Comparison,
+    Result,
+    TerminationMessage,
+)
+from rlhf_operator.api.rewardgate import RewardGate
+from rlhf_operator.api.rewardplan import RewardPlan
+from rlhf_scoring.artifact import MANIFEST_FILE, RESERVED, Manifest, inventory, verify
+from rlhf_scoring.errors import ArtifactError
 
 from . import evaluate
-from .artifact import (
-    MANIFEST_FILE,
-    RESERVED,
-    DatasetLineage,
-    Lineage,
-    Manifest,
-    RewardModelLineage,
-    SourceRecord,
-    inventory,
-    verify,
-)
 from .collect import NO_PLAN
-from .data import EVALUATION, TRAIN, WARM_START
 from .errors import ConfigError, Crash, TrainerError
 from .fencing import finished
 from .files import digest_tree, sync_directory, sync_file, write_durably
-from .gate import Gate, Verdict, verdict
-from .plans import read_plan
-from .termination import failure_message, write_termination_message
+from .gate import Gate, Verdict, reward_verdict, verdict
+from .lineage import lineage_of
+from .plans import AnyPlan, read_plan
+from .termination import failure_message, weakest, write_termination_message
 
 ALIASES = "aliases"
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_DIGESTS = TypeAdapter(dict[str, Digest])
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -53,9 +52,12 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         plan = read_plan(arguments.plan)
         plan_digest = plan.digest()
-        message = publish(plan, arguments.workspace, arguments.output, arguments.key)
+        gate = _reward_gate(arguments.settings)
+        message = publish(plan, arguments.workspace, arguments.output, arguments.key, gate)
     except TrainerError as error:
         message = failure_message(plan_digest, 0, error.failure, error.reason, error.message)
+    except ArtifactError as error:
+        message = failure_message(plan_digest, 0, FailureClass.CONFIG, error.reason, str(error))
     except ValidationError as error:
         words = f"result.json can't be read: {str(error).splitlines()[0]}"
         message = failure_message(plan_digest, 0, FailureClass.CRASH, "ResultUnreadable", words)
@@ -67,20 +69,41 @@ def main(arguments: argparse.Namespace) -> int:
     return ExitCode.OK if message.failure is None else EXIT_CODE_OF_CLASS[message.failure]
 
 
-def publish(plan: TrainingPlan, workspace: Path, output: Path, key: Path | None = None) -> TerminationMessage:
-    """Judge the workspace's result and, unless its gate failed, publish it. Raises TrainerError, OSError."""
+def _reward_gate(settings: Path | None) -> RewardGate | None:
+    """The limits for a RewardModel's version. Raises ConfigError for settings that can't be read: none is not all."""
+    if settings is None:
+        return None
+    try:
+        return LiveSettings.model_validate_json(settings.read_bytes()).reward_gate
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{settings}: {str(error).splitlines()[0]}", reason="SettingsUnreadable") from error
+
+
+def publish(
+    plan: AnyPlan, workspace: Path, output: Path, key: Path | None = None, gate: RewardGate | None = None
+) -> TerminationMessage:
+    """Judge the workspace's result and, unless its gate failed, publish it. Raises TrainerError, OSError.
+
+    gate: the limits of a RewardModel; those of an RLHFJob are in its plan.
+    """
     result = finished(workspace, plan)
     if result is None:
         raise Crash(f"{workspace} holds no result.json: training has not finished", reason="NoResult")
     policy = _policy(workspace, result)
-    comparisons = evaluate.comparisons(plan, workspace)
-    judged = verdict(plan.evaluation, comparisons)
+    if isinstance(plan, TrainingPlan):
+        comparisons = evaluate.comparisons(plan, workspace)
+        judged = verdict(plan.evaluation, comparisons)
+    else:
+        comparisons = []
+        judged = reward_verdict(gate, result.reward)
     manifest = Manifest(
         files=inventory(policy),
-        lineage=_lineage(plan, workspace, result),
-        gate=judged.gate,
-        gate_message=judged.message,
+        lineage=lineage_of(plan, workspace, result),
+        # A reward model's limits may change without making its version another one.
+        gate=judged.gate if isinstance(plan, TrainingPlan) else None,
+        gate_message=judged.message if isinstance(plan, TrainingPlan) else None,
         evaluation=tuple(comparisons),
+        reward=tuple(result.reward),
     )
     digest = manifest.digest()
     if judged.gate is Gate.FAILED:
@@ -117,56 +140,6 @@ def _policy(workspace: Path, result: Result) -> Path:
             reason="DigestMismatch",
         )
     return policy
-
-
-def _lineage(plan: TrainingPlan, workspace: Path, result: Result) -> Lineage:
-    sources = _datasets(plan)
-    parent = plan.parent_artifact
-    return Lineage(
-        job=f"{plan.namespace}/{plan.name}",
-        plan_digest=result.plan_digest,
-        image=plan.image,
-        engine=result.engine,
-        world_size=result.world_size,
-        step=result.step,
-        policy_digest=result.policy_digest,
-        base_model=SourceRecord(ref=plan.base_model.ref, digest=result.base_model_digest),
-        parent=None if parent is None else SourceRecord(ref=parent.ref, digest=parent.digest),
-        datasets=tuple(
-            DatasetLineage(
-                **record.model_dump(),
-                ref=sources[record.name].ref,
-                provenance=sources[record.name].provenance,
-            )
-            for record in result.datasets
-            if record.name in sources
-        ),
-        scorers=_scorer_digests(workspace),
-        reward_models=tuple(
-            RewardModelLineage(scorer=scorer.name, name=scorer.reward_model.name, version=scorer.reward_model.version)
-            for scorer in plan.scorers
-            if scorer.reward_model is not None
-        ),
-    )
-
-
-def _datasets(plan: TrainingPlan) -> dict[str, PlanDataset]:
-    found = {TRAIN: plan.dataset}
-    if plan.warm_start is not None:
-        found[WARM_START] = plan.warm_start.dataset
-    if plan.evaluation is not None:
-        found[EVALUATION] = plan.evaluation.dataset
-    return found
-
-
-def _scorer_digests(workspace: Path) -> dict[str, str]:
-    path = workspace / evaluate.SCORERS_FILE
-    if not path.is_file():
-        return {}
-    try:
-        return _DIGESTS.validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ConfigError(f"{path} does not hold the scorers' digests") from error
 
 
 def _confined(output: Path) -> Path:
@@ -233,9 +206,7 @@ def _point(output: Path, alias: str, digest: str, folder: str) -> None:
     write_durably(path, data)
 
 
-def _record(
-    plan: TrainingPlan, result: Result, ref: str, digest: str, judged: Verdict, *, signed: bool
-) -> ArtifactRecord:
+def _record(plan: AnyPlan, result: Result, ref: str, digest: str, judged: Verdict, *, signed: bool) -> ArtifactRecord:
     return ArtifactRecord(
         ref=ref,
         digest=digest,
@@ -250,7 +221,7 @@ def _record(
 
 
 def _message(
-    plan: TrainingPlan, result: Result, comparisons: list[Comparison], record: ArtifactRecord
+    plan: AnyPlan, result: Result, comparisons: list[Comparison], record: ArtifactRecord
 ) -> TerminationMessage:
     failed = record.gate == Gate.FAILED
     words = f"gate {record.gate}: {record.gate_message}"
@@ -261,5 +232,15 @@ def _message(
         message=words if failed else f"{record.ref} has digest {record.digest}; {words}",
         step=result.step,
         evaluation=comparisons,
+        reward=weakest(result.reward),
+        figures=_data_figures(result) if isinstance(plan, RewardPlan) else {},
         artifact=record,
     )
+
+
+def _data_figures(result: Result) -> dict[str, float]:
+    """What status says of a RewardModel's data beside the gate's figures."""
+    known = {name: value for name, value in result.figures.items() if name == AGREEMENT_ALPHA}
+    if result.datasets:
+        known[DROPPED_ROWS] = float(sum(result.datasets[0].dropped.values()))
+    return known

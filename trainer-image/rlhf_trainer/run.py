@@ -1,21 +1,22 @@
 """One rank, from its command line to its exit code. The order of a run is here; its parts are elsewhere."""
 
+import contextlib
 import os
 import sys
 import traceback
 from pathlib import Path
 
-from rlhf_operator.api.plan import TrainingPlan
+from rlhf_operator.api.exitcodes import FailureClass
+from rlhf_operator.api.plan import PlanScorer, RunPlan, TrainingPlan
 
 from .distributed import Group, join, leave
 from .fencing import Workspace, finished
 from .options import RunOptions, progress_port
 from .outcome import Outcome, leave_outcome, outcome_of
-from .plans import read_plan
+from .plans import AnyPlan, read_plan
 from .progress import Reporter, say
-from .session import Session
 from .signals import StopFlag, heartbeat, show_stacks_on_signal
-from .supported import check_supported
+from .supported import check_reward_model, check_supported
 
 # A collective may be silent for longer than the watchdog waits, so that a hang is found where stacks are kept.
 _COLLECTIVE_MARGIN_SECONDS = 300.0
@@ -30,8 +31,21 @@ def run_rank(options: RunOptions) -> int:
     except Exception as error:
         outcome = outcome_of(rank, error)
         print(traceback.format_exc(), file=sys.stderr, flush=True)
+        if outcome.failure is FailureClass.PEER_LOST:
+            _keep_stack(_stacks(options), traceback.format_exc())
     _end(outcome)
     return int(outcome.exit_code)
+
+
+def _stacks(options: RunOptions) -> Path:
+    """Where this rank's stacks are kept."""
+    return Workspace(options.workspace, options.attempt).own / "stacks" / f"rank-{os.environ.get('RANK', '0')}.txt"
+
+
+def _keep_stack(file: Path, text: str) -> None:
+    """Keep where this rank waited: a peer that hung may have been ended before anybody asked for these stacks."""
+    with contextlib.suppress(OSError), open(file, "a") as stacks:
+        stacks.write(text)
 
 
 def _end(outcome: Outcome) -> None:
@@ -52,23 +66,37 @@ def _run(options: RunOptions) -> None:
     if finished(options.workspace, plan) is not None:
         say("already-finished", workspace=str(options.workspace))
         return
-    check_supported(plan, options.micro_batch_size)
+    if isinstance(plan, TrainingPlan):
+        check_supported(plan, options.micro_batch_size)
+    else:
+        check_reward_model(plan, options.micro_batch_size)
     workspace = Workspace(options.workspace, options.attempt)
     workspace.open()
-    show_stacks_on_signal(workspace.own / "stacks" / f"rank-{os.environ.get('RANK', '0')}.txt")
+    show_stacks_on_signal(_stacks(options))
     # Graders fork before torch starts threads and before the process group exists.
-    from rlhf_scoring.scorers import build_scorers
+    from rlhf_scoring.build import build_scorers
 
-    with build_scorers(plan.scorers) as scorers:
+    with build_scorers(_scorers(plan)) as scorers:
         group = join(plan.compute, plan.timeouts.progress_seconds + _COLLECTIVE_MARGIN_SECONDS)
         beat()
         _claim(workspace, group)
         reporter = _reporter(plan, options, group)
-        Session(plan, options, workspace, group, scorers, stop, beat, reporter).run()
+        if isinstance(plan, TrainingPlan):
+            from .session import Session
+
+            Session(plan, options, workspace, group, scorers, stop, beat, reporter).run()
+        else:
+            from .reward.session import RewardSession
+
+            RewardSession(plan, options, workspace, group, scorers, stop, beat, reporter).run()
         group.barrier("the end of the run")
         if reporter is not None:
             reporter.close()
     leave()
+
+
+def _scorers(plan: AnyPlan) -> list[PlanScorer]:
+    return plan.scorers if isinstance(plan, TrainingPlan) else [each.scorer for each in plan.graders]
 
 
 def _claim(workspace: Workspace, group: Group) -> None:
@@ -77,10 +105,12 @@ def _claim(workspace: Workspace, group: Group) -> None:
     group.barrier("the claim of the workspace")
 
 
-def _reporter(plan: TrainingPlan, options: RunOptions, group: Group) -> Reporter | None:
+def _reporter(plan: RunPlan, options: RunOptions, group: Group) -> Reporter | None:
     if not group.is_main:
         return None
-    reporter = Reporter(plan.digest(), options.attempt, plan.training.steps)
+    # How many steps a reward model takes is known once its data is read.
+    steps = plan.training.steps if isinstance(plan, TrainingPlan) else 0
+    reporter = Reporter(plan.digest(), options.attempt, steps)
     try:
         port = reporter.serve(progress_port())
     except OSError as error:

@@ -17,10 +17,9 @@ from . import data, evaluate
 from .algorithms.ppo_trainer import PPOTrainer
 from .algorithms.rollout import RolloutWorker
 from .algorithms.sft import SFTTrainer
+from .base import check_base
 from .checkpoint import POLICY_FOLDER, Checkpoint, CheckpointStore
-from .data.sources import confined
 from .distributed import Group
-from .errors import ConfigError
 from .fencing import RESULT_FILE, Workspace
 from .files import digest_tree
 from .guards import Guards
@@ -30,7 +29,7 @@ from .models import ModelFactory, torch_settings
 from .options import RunOptions
 from .policy.generation import MICRO_BATCHES_AT_ONCE, sample, texts_of
 from .policy.heads import PolicyModel
-from .policy.load import check_model_directory, load_tokenizer, save_policy
+from .policy.load import load_tokenizer, save_policy
 from .progress import Reporter, say
 from .sampling import row_keys
 from .scoring import StepScorer
@@ -67,7 +66,7 @@ class Session:
     def run(self) -> None:
         """Do everything that is left of the plan, and write its result."""
         torch_settings(self._plan)
-        base_digest = self._check_base()
+        base_digest = check_base(self._plan.base_model, "baseModel", self._workspace, self._group)
         self._tokenizer = load_tokenizer(self._base)
         self._models = ModelFactory(self._plan, self._group, self._tokenizer)
         self._sampling = self._models.sampling()
@@ -83,21 +82,6 @@ class Session:
             gc.collect()
             self._measure_path(evaluate.WARM_START, start)
         self._train(sets, start, base_digest)
-
-    def _check_base(self) -> str:
-        """Hold the base model against what this trainer can do and against its digest."""
-        check_model_directory(confined(self._base, self._plan.base_model.ref), "baseModel")
-        digest = ""
-        if self._group.is_main:
-            digest = digest_tree(self._base)
-            expected = self._plan.base_model.digest
-            if expected is not None and digest != expected:
-                raise ConfigError(
-                    f"baseModel: {self._plan.base_model.ref} has digest {digest}, but the spec names {expected}",
-                    reason="DigestMismatch",
-                )
-            self._workspace.pin_base_model(digest, self._plan.base_model.ref)
-        return self._group.broadcast(digest, "the digest of the base model")
 
     def _data(self) -> Mapping[str, Any]:
         def encode(texts: list[str]) -> list[list[int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 RUN_DIRECTORY_VARIABLE = "RLHF_RUN_DIR"
 GRACE_VARIABLE = "RLHF_GRACE_SECONDS"
 STACK_SIGNAL = signal.SIGUSR1
+LAST_STACK_SIGNAL = signal.SIGUSR2
 # What the agent needs after the ranks have left: to collect exit codes and write the last words.
 SHUTDOWN_MARGIN_SECONDS = 15.0
 DEFAULT_GRACE_SECONDS = 60.0
@@ -54,7 +55,14 @@ def heartbeat(local_rank: int) -> Callable[[], None]:
 
 
 def show_stacks_on_signal(file: Path) -> None:
-    """Write the stacks of all threads to `file` when the launcher asks, even while stuck inside a library."""
+    """Write the stacks of all threads to `file` when the launcher asks, even while stuck inside a library.
+
+    After LAST_STACK_SIGNAL the process ends, by that signal, as soon as they are written: of Python nothing runs on.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     # Stays open for the life of the process: the handler must not open files.
-    faulthandler.register(STACK_SIGNAL, file=open(file, "w"), all_threads=True)  # noqa: SIM115
+    kept = open(file, "w")  # noqa: SIM115
+    faulthandler.register(STACK_SIGNAL, file=kept, all_threads=True)
+    # What is chained is the default action, which ends a process.
+    signal.signal(LAST_STACK_SIGNAL, signal.SIG_DFL)
+    faulthandler.register(LAST_STACK_SIGNAL, file=kept, all_threads=True, chain=True)

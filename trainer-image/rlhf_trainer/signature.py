@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, signing, verifying
 
-from .artifact import SIGNATURE_FILE
+from rlhf_scoring.artifact import SIGNATURE_FILE
+
 from .errors import ConfigError
 from .files import sync_directory, sync_file
 

@@ -3,7 +3,8 @@
 from rlhf_operator.api.algorithms import Algorithm, CriticInit
 from rlhf_operator.api.data import Format
 from rlhf_operator.api.plan import TrainingPlan
-from rlhf_operator.api.pods import Offload
+from rlhf_operator.api.pods import Offload, Precision
+from rlhf_operator.api.rewardplan import RewardPlan
 
 from .errors import ConfigError
 from .guards import SUPPORTED as SUPPORTED_GUARDS
@@ -17,6 +18,37 @@ def check_supported(plan: TrainingPlan, micro_batch_size: int) -> None:
     problems = [*_unsupported(plan), *_sizes(plan, micro_batch_size)]
     if problems:
         raise ConfigError("; ".join(problems), reason="NotSupportedYet" if _unsupported(plan) else "Config")
+
+
+def check_reward_model(plan: RewardPlan, micro_batch_size: int) -> None:
+    """Raise ConfigError with every reason why this version can't be made as written."""
+    problems = []
+    if plan.compute.zero_stage not in (0, 2, 3):
+        problems.append(f"compute.zeroStage {plan.compute.zero_stage} is not supported: use 0, 2 or 3")
+    if plan.compute.offload is not Offload.NONE and plan.compute.gpus_per_worker == 0:
+        problems.append("compute.offload needs GPUs: everything is in host memory already")
+    if plan.compute.zero_stage > 0 and plan.compute.gpus_per_worker == 0 and plan.compute.precision is Precision.BF16:
+        problems.append("compute.precision bf16 with zeroStage needs GPUs here: use fp32, or zeroStage 0")
+    if plan.train is not None:
+        unit = plan.compute.world_size * micro_batch_size
+        if plan.train.batch_size % unit:
+            problems.append(
+                f"training.batchSize {plan.train.batch_size} must be a multiple of {plan.compute.world_size} ranks x "
+                f"microBatchSize {micro_batch_size}"
+            )
+        problems += _splits(plan)
+    elif plan.compute.world_size > 1:
+        problems.append("compute.workers: a reward model that is not trained needs one worker with one process")
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _splits(plan: RewardPlan) -> list[str]:
+    evaluation = plan.evaluation
+    given = [evaluation.dataset is not None, evaluation.held_out_fraction is not None, evaluation.folds is not None]
+    if sum(given) > 1:
+        return ["evaluation: give one of dataset, split.heldOutFraction, split.folds"]
+    return []
 
 
 def _unsupported(plan: TrainingPlan) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlhf_operator.api.exitcodes import FailureClass
 from rlhf_operator.api.result import MAX_FIGURES, Result, TerminationMessage
+from rlhf_operator.api.rewardgate import RewardFigures
 
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -20,12 +21,18 @@ def success_message(result: Result) -> TerminationMessage:
         plan_digest=result.plan_digest,
         attempt=result.attempt,
         reason="Complete",
-        message=f"{result.step} steps done; policy {result.policy_digest}",
+        message=f"{result.step} steps done; model {result.policy_digest}",
         step=result.step,
         figures=dict(list(result.figures.items())[:MAX_FIGURES]),
         checkpoint=result.checkpoint,
         evaluation=result.evaluation,
+        reward=weakest(result.reward),
     )
+
+
+def weakest(figures: list[RewardFigures]) -> RewardFigures | None:
+    """The figures of the dimension with the lowest accuracy; one that was not measured is the weakest of all."""
+    return min(figures, key=lambda each: -1.0 if each.accuracy is None else each.accuracy, default=None)
 
 
 def failure_message(

@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .signals import STACK_SIGNAL, grace_seconds
+from .signals import LAST_STACK_SIGNAL, STACK_SIGNAL, grace_seconds
 
 _PERIOD_SECONDS = 0.5
-# Long enough for the ranks of other pods, which stall with ours, to have their stacks written too.
+_LAST_PERIOD_SECONDS = 0.05
+# Long enough for the ranks of other pods, which stall with ours, to have their stacks written too: the end of ours is a
+# lost peer to them.
 STACKS_SECONDS = 5.0
+# For the last stacks of a rank that can still write them.
+LAST_STACKS_SECONDS = 10.0
 # For the agent to collect its killed ranks and for the last words. Storage that hangs can hold up both for ever.
 LEAVE_SECONDS = 60.0
 
@@ -87,16 +91,26 @@ class Watchdog:
         return None
 
     def _end_ranks(self) -> None:
-        """Have every rank write its stacks, note what the kernel says of it, and end it."""
+        """Have every rank write its stacks, note what the kernel says of it, and end it.
+
+        A rank that was stopped writes nothing until it is woken, and would then train on, perhaps to the end: it is
+        woken last, by a signal after which it only writes its stacks and dies. It gets no other: of two that wait for
+        it, different threads may take one each, and the one that dies would cut the other's words off.
+        """
         pids = child_ranks()
+        stopped = [pid for pid in pids if _state(pid) == "T"]
         notes = {pid: _kernel_words(pid) for pid in pids}
-        for pid in pids:
+        for pid in set(pids) - set(stopped):
             _signal(pid, STACK_SIGNAL)
-            # A stopped process writes its stacks only once it goes on; it is killed a moment later.
-            _signal(pid, signal.SIGCONT)
         # The storage may be what hangs: the ranks end whether or not it takes the notes.
         threading.Thread(target=self._write_notes, args=(notes,), name="stacks", daemon=True).start()
         self._stop.wait(STACKS_SECONDS)
+        for pid in stopped:
+            _signal(pid, LAST_STACK_SIGNAL)
+            _signal(pid, signal.SIGCONT)
+        deadline = time.monotonic() + LAST_STACKS_SECONDS
+        while time.monotonic() < deadline and any(_state(pid) not in (None, "Z") for pid in stopped):
+            time.sleep(_LAST_PERIOD_SECONDS)
         for pid in pids:
             _signal(pid, signal.SIGKILL)
 
@@ -114,6 +128,12 @@ def _kernel_words(pid: int) -> str:
         with contextlib.suppress(OSError):
             found.append(f"{name}: {Path(f'/proc/{pid}/{name}').read_text()}\n")
     return "".join(found)
+
+
+def _state(pid: int) -> str | None:
+    """The letter that the kernel has for what a process does: T is stopped, Z has ended; None: it is gone."""
+    fields = _stat(pid)
+    return fields[0] if fields is not None else None
 
 
 def child_ranks() -> list[int]:

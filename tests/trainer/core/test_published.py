@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from transformers import AutoModelForCausalLM
 
 from rlhf_operator.api.result import TerminationMessage
-from rlhf_trainer.artifact import verify
+from rlhf_scoring.artifact import verify
 from rlhf_trainer.evaluate import read
 from rlhf_trainer.signature import signed_by
 

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Result, TerminationMessage
+from smallplan import merge, raw_plan
 
 WORDS = ["please", "thanks", "order", "late", "sorry", "refund", "soon", "help", "no", "yes", "good", "bad"]
 PROMPTS = [f"{first} {second} {third}" for first in WORDS[2:6] for second in WORDS[6:9] for third in WORDS[9:12]]
@@ -34,7 +35,7 @@ def make_tokenizer(words: list[str], unknown: bool = True) -> PreTrainedTokenize
     )
 
 
-def make_base(directory: Path, seed: int = 0, width: int = 32, layers: int = 2) -> Path:
+def make_base(directory: Path, seed: int = 0, width: int = 32, layers: int = 2, positions: int = 64) -> Path:
     """A from-scratch model and tokenizer as a Hugging Face directory."""
     tokenizer = make_tokenizer(WORDS)
     torch.manual_seed(seed)
@@ -46,7 +47,7 @@ def make_base(directory: Path, seed: int = 0, width: int = 32, layers: int = 2) 
             num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=2,
-            max_position_embeddings=64,
+            max_position_embeddings=positions,
             bos_token_id=None,
             eos_token_id=0,
             pad_token_id=0,
@@ -56,18 +57,6 @@ def make_base(directory: Path, seed: int = 0, width: int = 32, layers: int = 2) 
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
-
-
-def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep-merge changes into a JSON object; None removes."""
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value)
-        elif value is None:
-            base.pop(key, None)
-        else:
-            base[key] = value
-    return base
 
 
 @dataclass
@@ -90,43 +79,30 @@ class World:
     @property
     def plan(self) -> TrainingPlan:
         """A PPO plan for one CPU process that likes long answers with 'sorry' in them; `changes` are merged in."""
-        raw: dict[str, Any] = {
-            "name": "tiny",
-            "namespace": "default",
-            "image": "trainer:test",
-            "algorithm": "PPO",
-            "baseModel": {"path": str(self.base), "ref": "pvc://models/base"},
-            "dataset": {
+        raw = raw_plan(
+            {
                 "name": "train",
                 "path": str(self.prompts),
                 "ref": "pvc://data/prompts.jsonl",
                 "format": "Prompts",
                 "columns": {"prompt": "prompt"},
-            },
+            }
+        )
+        own: dict[str, Any] = {
+            "name": "tiny",
+            "baseModel": {"path": str(self.base)},
             "scorers": [{"name": "sorry", "grader": {"regex": {"pattern": "sorry"}}}],
             "rewards": [{"scorer": "sorry", "weight": 1.0}],
             "monitors": [],
-            "training": {"steps": 4, "batchSize": 16, "seed": 17},
+            "training": {"steps": 4, "batchSize": 16},
             "optimizer": {"learningRate": 3e-3, "schedule": "Constant", "warmupSteps": 0, "betas": [0.9, 0.95]},
             "generation": {"maxPromptLength": 8, "maxResponseLength": 6, "truncation": {"mode": "Score"}},
             "ppo": {"epochs": 2, "miniBatches": 2, "kl": {"coefficient": 0.02, "controller": "Fixed"}},
-            "compute": {
-                "workers": 1,
-                "procsPerWorker": 1,
-                "gpusPerWorker": 0,
-                "zeroStage": 0,
-                "offload": "None",
-                "precision": "fp32",
-                "gradientCheckpointing": False,
-                "attention": "auto",
-                "deterministic": False,
-            },
             "checkpoints": {"everySteps": 2, "keep": 2, "gracePeriodSeconds": 60},
             "guards": [{"name": "finite", "patience": 1, "nonFinite": {}}],
             "timeouts": {"startupSeconds": 120, "progressSeconds": 300},
-            "output": {"claim": "models", "path": "out"},
         }
-        return TrainingPlan.model_validate(merge(raw, self.changes))
+        return TrainingPlan.model_validate(merge(merge(raw, own), self.changes))
 
     @property
     def workspace(self) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_operator.api.plan import PlanScorer
-from rlhf_scoring.scorers import build_scorers
+from rlhf_scoring.build import build_scorers
 from rlhf_trainer.data import Prepared, prepare_all
 from smallplan import plan_of
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rlhf_operator.api.plan import PlanScorer
-from rlhf_scoring.scorers import build_scorers
+from rlhf_scoring.build import build_scorers
 
 
 def one(grader: dict[str, Any], response: str, **row: Any) -> float | None:

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from rlhf_operator.api.plan import PlanRewardModel, PlanScorer
+from rlhf_scoring.build import build_scorers
 from rlhf_scoring.encode import INPUT_FORMAT_FILE, Encoder, InputFormat, InputKind, store_input_format
 from rlhf_scoring.errors import ScorerConfigError
 from rlhf_scoring.reward_model import RewardModel
-from rlhf_scoring.scorers import build_scorers
 
 WORDS = [f"w{number}" for number in range(50)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<s>", "</s>"]

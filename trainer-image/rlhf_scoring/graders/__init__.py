@@ -1,1 +1,1 @@
-"""One module per family of graders. They are built by `rlhf_scoring.scorers.build_scorers`."""
+"""One module per family of graders. They are built by `rlhf_scoring.build.build_scorers`."""

@@ -9,12 +9,13 @@ from rlhf_operator.api.shared import Columns, Format
 from rlhf_scoring.judge import ROW_NUMBER
 from rlhf_trainer.errors import ConfigError
 
+from .cells import Unusable, check_encodable, prompt_of, shown, string_of, text_of, verdict_of
 from .reasons import DropReason
+
+__all__ = ["Row", "Unusable", "check_format", "meaning"]
 
 SUPPORTED = (Format.PROMPTS, Format.DEMONSTRATIONS, Format.PAIRS)
 _TIE = 0
-_JOIN = "\n\n"
-_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,6 @@ class Row:
     """What graders see: the source's columns, the row's number, and prompt, response, chosen, rejected, answer."""
 
 
-class Unusable(Exception):
-    """A row that can't be used."""
-
-    def __init__(self, reason: DropReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 def check_format(name: str, wanted: Format, columns: Columns) -> None:
     """Raise ConfigError for a data set whose format or columns can't be used."""
     if wanted not in SUPPORTED:
@@ -53,7 +45,7 @@ def check_format(name: str, wanted: Format, columns: Columns) -> None:
 
 def meaning(wanted: Format, columns: Columns, number: int, source: Mapping[str, Any]) -> Row:
     """Apply the columns to one source row. Raises Unusable."""
-    prompt = _prompt(columns, source)
+    prompt = prompt_of(columns, source)
     chosen, rejected = _judged(wanted, columns, source)
     response = _response(wanted, columns, source, chosen)
     answer = None if columns.answer is None else _answer(source, columns.answer)
@@ -62,50 +54,35 @@ def meaning(wanted: Format, columns: Columns, number: int, source: Mapping[str, 
     row = Row(number, prompt, response, chosen, rejected, answer, fields)
     for text in (prompt, response, chosen, rejected, answer):
         if text is not None:
-            _check_encodable(text)
+            check_encodable(text)
     return row
-
-
-def _prompt(columns: Columns, source: Mapping[str, Any]) -> str:
-    if isinstance(columns.prompt, str):
-        parts = [_string(source, columns.prompt, DropReason.NON_STRING_PROMPT)]
-    else:
-        present = [name for name in columns.prompt if source.get(name) is not None]
-        if not present:
-            raise Unusable(DropReason.MISSING_COLUMN, f"none of the prompt's columns {', '.join(columns.prompt)}")
-        parts = [_string(source, name, DropReason.NON_STRING_PROMPT) for name in present]
-    prompt = _JOIN.join(part for part in parts if part.strip())
-    if not prompt:
-        raise Unusable(DropReason.EMPTY_PROMPT, "the prompt is empty")
-    return prompt
 
 
 def _judged(wanted: Format, columns: Columns, source: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Chosen and rejected, as far as the format wants them or the columns name them."""
     if columns.responses is not None:
-        first, second = (_text(source, name) for name in columns.responses)
+        first, second = (text_of(source, name) for name in columns.responses)
         verdict = _verdict(columns, source)
         return (first, second) if verdict == 1 else (second, first)
     if wanted is Format.PAIRS:
-        chosen, rejected = _text(source, columns.chosen or "chosen"), _text(source, columns.rejected or "rejected")
+        chosen, rejected = text_of(source, columns.chosen or "chosen"), text_of(source, columns.rejected or "rejected")
         if chosen == rejected:
-            raise Unusable(DropReason.SAME_RESPONSES, f"both responses are {_shown(chosen)}")
+            raise Unusable(DropReason.SAME_RESPONSES, f"both responses are {shown(chosen)}")
         return chosen, rejected
     if columns.chosen is not None:
-        return _text(source, columns.chosen), None
+        return text_of(source, columns.chosen), None
     return None, None
 
 
 def _response(wanted: Format, columns: Columns, source: Mapping[str, Any], chosen: str | None) -> str | None:
     if wanted is not Format.DEMONSTRATIONS:
         return None
-    return chosen if chosen is not None else _text(source, columns.response or "response")
+    return chosen if chosen is not None else text_of(source, columns.response or "response")
 
 
 def _verdict(columns: Columns, source: Mapping[str, Any]) -> int:
     """1 or 2: the response that is preferred."""
-    names = columns.annotators or (columns.label or "label",)
-    votes = [_vote(source, name) for name in names]
+    votes = _votes(columns, source)
     winner, count = Votes(votes).most_common(1)[0]
     if 2 * count <= len(votes):
         raise Unusable(DropReason.NO_MAJORITY, f"the verdicts are {', '.join(map(str, votes))}")
@@ -113,52 +90,27 @@ def _verdict(columns: Columns, source: Mapping[str, Any]) -> int:
         raise Unusable(DropReason.TIE, f"the verdicts are {', '.join(map(str, votes))}")
     first, second = (source[name] for name in columns.responses or ())
     if first == second:
-        raise Unusable(DropReason.SAME_RESPONSES, f"both responses are {_shown(first)}")
+        raise Unusable(DropReason.SAME_RESPONSES, f"both responses are {shown(first)}")
     return winner
 
 
-def _vote(source: Mapping[str, Any], name: str) -> int:
-    if name not in source:
-        raise Unusable(DropReason.MISSING_COLUMN, f"no column {name}")
-    value = source[name]
-    # true is 1 in Python, and says nothing about which response; tables made elsewhere hold 1.0 for 1.
-    if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1, 2):
-        raise Unusable(DropReason.BAD_LABEL, f"{name} is {_shown(value)}; it must be 0, 1 or 2")
-    return int(value)
+def _votes(columns: Columns, source: Mapping[str, Any]) -> list[int]:
+    """The verdicts of those who judged: null is none."""
+    names = columns.annotators or (columns.label or "label",)
+    missing = [name for name in names if name not in source]
+    if missing:
+        raise Unusable(DropReason.MISSING_COLUMN, f"no column {missing[0]}")
+    votes = [verdict_of(name, source[name]) for name in names if source[name] is not None]
+    if not votes:
+        raise Unusable(DropReason.NO_JUDGEMENT, f"{', '.join(names)}: nobody compared the responses")
+    return votes
 
 
 def _answer(source: Mapping[str, Any], name: str) -> str:
     value = source.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    text = _string(source, name, DropReason.NON_STRING_ANSWER)
+    text = string_of(source, name, DropReason.NON_STRING_ANSWER)
     if not text.strip():
         raise Unusable(DropReason.EMPTY_ANSWER, f"{name} is empty")
     return text
-
-
-def _text(source: Mapping[str, Any], name: str) -> str:
-    text = _string(source, name, DropReason.NON_STRING_RESPONSE)
-    if not text.strip():
-        raise Unusable(DropReason.EMPTY_RESPONSE, f"{name} is empty")
-    return text
-
-
-def _string(source: Mapping[str, Any], name: str, otherwise: DropReason) -> str:
-    if name not in source:
-        raise Unusable(DropReason.MISSING_COLUMN, f"no column {name}")
-    value = source[name]
-    if not isinstance(value, str):
-        raise Unusable(otherwise, f"{name} is {_shown(value)} ({type(value).__name__}), not a string")
-    return value
-
-
-def _check_encodable(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Unusable(DropReason.INVALID_TEXT, f"a lone surrogate at character {error.start}") from None
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:_SHOWN]

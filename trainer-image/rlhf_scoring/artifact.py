@@ -10,10 +10,11 @@ from pydantic import Field, ValidationError
 
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.result import Comparison, Digest
+from rlhf_operator.api.rewardgate import RewardFigures
 from rlhf_operator.api.shared import Provenance
 
-from .errors import ConfigError
-from .files import digest_bytes, digest_file
+from .errors import ArtifactError
+from .tree import digest_bytes, digest_file
 
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "model.sig"
@@ -67,7 +68,8 @@ class Lineage(Model):
     world_size: int
     step: int
     policy_digest: Digest
-    base_model: SourceRecord
+    base_model: SourceRecord | None = None
+    """None: made from no model, as graders are."""
     parent: SourceRecord | None = None
     datasets: tuple[DatasetLineage, ...]
     scorers: dict[str, Digest] = Field(default_factory=dict)
@@ -81,9 +83,12 @@ class Manifest(Model):
     files: tuple[ArtifactFile, ...]
     """Sorted by path; every file but the manifest and the signature."""
     lineage: Lineage
-    gate: str
-    gate_message: str
+    gate: str | None = None
+    """The verdict on a policy. A reward model's can change with its limits, and is not part of what it is."""
+    gate_message: str | None = None
     evaluation: tuple[Comparison, ...] = ()
+    reward: tuple[RewardFigures, ...] = ()
+    """A reward model's figures, by dimension."""
 
     def canonical(self) -> bytes:
         """The one JSON text of this manifest: sorted keys, no white space, nulls left out."""
@@ -97,7 +102,7 @@ class Manifest(Model):
 def inventory(directory: Path) -> tuple[ArtifactFile, ...]:
     """Every file below a directory, sorted by path.
 
-    Raises ConfigError for anything but plain files: a link could carry what lies elsewhere (a key) into the artifact.
+    Raises ArtifactError for anything but plain files: a link could carry what lies elsewhere (a key) into the artifact.
     """
     found = [
         ArtifactFile(
@@ -109,7 +114,7 @@ def inventory(directory: Path) -> tuple[ArtifactFile, ...]:
 
 
 def plain_files(directory: Path) -> list[Path]:
-    """Paths of every file below a directory. Raises ConfigError for links, devices and the like."""
+    """Paths of every file below a directory. Raises ArtifactError for links, devices and the like."""
     found = []
     for folder, folders, names in os.walk(directory, followlinks=False, onerror=_raise):
         for name in (*folders, *names):
@@ -118,40 +123,40 @@ def plain_files(directory: Path) -> list[Path]:
             if stat.S_ISREG(mode):
                 found.append(path)
             elif not stat.S_ISDIR(mode):
-                raise ConfigError(f"{path} is neither a plain file nor a folder; an artifact holds nothing else")
+                raise ArtifactError(f"{path} is neither a plain file nor a folder; an artifact holds nothing else")
     return found
 
 
 def read_manifest(artifact: Path) -> Manifest:
-    """The manifest of an artifact. Raises ConfigError when it is not there or is none."""
+    """The manifest of an artifact. Raises ArtifactError when it is not there or is none."""
     path = artifact / MANIFEST_FILE
     try:
         with path.open("rb") as file:
             data = file.read(MANIFEST_BYTES + 1)
         if len(data) > MANIFEST_BYTES:
-            raise ConfigError(f"{path} is larger than {MANIFEST_BYTES} bytes: this is not a manifest")
+            raise ArtifactError(f"{path} is larger than {MANIFEST_BYTES} bytes: this is not a manifest")
         manifest = Manifest.model_validate_json(data)
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path} can't be read as a manifest: {_first_line(error)}") from error
+        raise ArtifactError(f"{path} can't be read as a manifest: {_first_line(error)}") from error
     if manifest.canonical() != data:
-        raise ConfigError(f"{path} is not in canonical form: it was changed after it was written")
+        raise ArtifactError(f"{path} is not in canonical form: it was changed after it was written")
     return manifest
 
 
 def verify(artifact: Path, digest: str | None = None) -> Manifest:
     """Hold every byte of an artifact against its manifest, and that against `digest` when given.
 
-    Raises ConfigError naming the first difference.
+    Raises ArtifactError naming the first difference.
     """
     manifest = read_manifest(artifact)
     if digest is not None and manifest.digest() != digest:
-        raise ConfigError(f"{artifact} has digest {manifest.digest()}, not {digest}", reason="DigestMismatch")
+        raise ArtifactError(f"{artifact} has digest {manifest.digest()}, not {digest}", reason="DigestMismatch")
     listed = {file.path: file for file in manifest.files}
     present = {file.path: file for file in inventory(artifact) if file.path not in RESERVED}
     for path in sorted(listed.keys() | present.keys()):
         if listed.get(path) != present.get(path):
             how = "missing" if path not in present else "not in the manifest" if path not in listed else "changed"
-            raise ConfigError(f"{artifact}: {path} is {how}", reason="DigestMismatch")
+            raise ArtifactError(f"{artifact}: {path} is {how}", reason="DigestMismatch")
     return manifest
 
 

@@ -1,0 +1,1 @@
+"""RewardModels: training from judgements, taking a model or graders, evaluating, and a version's files."""
