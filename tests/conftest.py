@@ -1,4 +1,4 @@
-"""What every tier of tests shares: golden files and the switch that rewrites them."""
+"""What every tier of tests shares: how far hypothesis searches, golden files and the switch that rewrites them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes says something about the machine only: it is shared, and no test may fail for that.
-settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared-machine")
+# By default the same examples at every run, so that what passed here passes there; `make test-all` searches further
+# and at random (--hypothesis-profile=search). How long an example takes says something about the machine only.
+settings.register_profile(
+    "same", max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", settings.get_profile("same"), max_examples=500, derandomize=False, print_blob=True)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

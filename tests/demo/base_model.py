@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,14 @@ from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from demo.recipe import Pair, Recipe, Report
+
 END = "<|end|>"
 PADDING = "<|padding|>"
 IGNORED = -100
 
 # Files are loaded in a moment; their bars would break the demo's own lines.
 disable_progress_bar()
-
-Pair = tuple[str, str]
-"""A prompt, and the text that should follow it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Sizes of the model and of its fine-tuning; the defaults give about one million parameters."""
-
-    vocabulary: int = 512
-    hidden: int = 128
-    layers: int = 4
-    intermediate: int = 384
-    positions: int = 512
-    max_tokens: int = 96
-    """Longest prompt and answer together; what is longer is cut at its end."""
-    batch: int = 16
-    steps: int = 320
-    learning_rate: float = 4e-3
-    seed: int = 3
-
-
-Report = Callable[[int, int, float], None]
-"""Called with step, steps and the loss of the step in nats per token."""
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:

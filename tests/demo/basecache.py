@@ -9,27 +9,31 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from demo import base_model
+from demo.recipe import Pair, Recipe
 from demo.voice import Voice
 from demo.watch import Line
 
 _MADE = "made.json"
+_MAKER = Path(__file__).with_name("base_model.py")
 
 
-def key(pairs: Sequence[base_model.Pair], recipe: base_model.Recipe) -> str:
+def key(pairs: Sequence[Pair], recipe: Recipe) -> str:
     """Twelve hex digits that change with the texts, the sizes and the code that makes the model."""
-    digest = hashlib.sha256(Path(base_model.__file__).read_bytes())
+    digest = hashlib.sha256(_MAKER.read_bytes())
     digest.update(json.dumps([list(pairs), asdict(recipe)]).encode())
     return digest.hexdigest()[:12]
 
 
-def cached_base(pairs: Sequence[base_model.Pair], build: Path, recipe: base_model.Recipe, voice: Voice) -> Path:
+def cached_base(pairs: Sequence[Pair], build: Path, recipe: Recipe, voice: Voice) -> Path:
     """Folder of the base model for these texts; made now unless it is there already."""
     folder = build / f"base-{key(pairs, recipe)}"
     if (folder / _MADE).is_file():
         facts = json.loads((folder / _MADE).read_text(encoding="utf-8"))
         voice.say(f"made before: {facts['parameters']:,} parameters")
         return folder
+    # Here, because it brings torch and transformers: seconds that a model made before need not cost.
+    from demo import base_model
+
     line = Line()
 
     def report(step: int, steps: int, loss: float) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from demo import base_model
 from demo.basecache import cached_base
 from demo.columns import USAGE, RowsError, choose, parse
+from demo.recipe import Recipe
 from demo.run import BASE, Run
 from demo.voice import Voice
 from rlhf_operator.api.shared import Columns, Format
@@ -26,7 +26,7 @@ from rlhf_trainer.errors import ConfigError
 
 JOB = "own-rows"
 CLAIM = "quickstart"
-RECIPE = base_model.Recipe(vocabulary=1024, max_tokens=128, batch=8, steps=320)
+RECIPE = Recipe(vocabulary=1024, max_tokens=128, batch=8, steps=320)
 MAX_PROMPT_TOKENS = 160
 MAX_RESPONSE_TOKENS = 48
 MINIMUM_ROWS = 32

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demo import base_model, world
+from demo import world
 from demo.basecache import cached_base
 from demo.generate import HELD_OUT
+from demo.recipe import Pair, Recipe
 from demo.run import Run
 from demo.voice import Voice
 
@@ -16,7 +17,7 @@ SKILL = 0.5
 SEED = 5
 
 
-def base_pairs() -> list[base_model.Pair]:
+def base_pairs() -> list[Pair]:
     """What the base model learns from: mediocre answers to the messages that are not held out."""
     train, _ = world.split(HELD_OUT)
     return world.demonstrations(train, ROUNDS, SKILL, SEED)
@@ -25,7 +26,7 @@ def base_pairs() -> list[base_model.Pair]:
 def prepare(build: Path, voice: Voice) -> Run:
     """Make the base model and say what will be trained."""
     voice.step("a small base model, made on the spot")
-    base = cached_base(base_pairs(), build, base_model.Recipe(), voice)
+    base = cached_base(base_pairs(), build, Recipe(), voice)
     _, held_out = world.split(HELD_OUT)
     return Run(
         job="quickstart",

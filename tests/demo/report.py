@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from demo import base_model
 from demo.run import Outcome, Run
 
 SEED = 5
@@ -58,6 +57,9 @@ def model_folder(artifact: Path) -> Path:
 
 def answers(run: Run, outcome: Outcome) -> list[str]:
     """The same prompts to the base model and to the trained policy, sampled with the same seed."""
+    # Here, because it brings torch and transformers, which figures and words do not need.
+    from demo import base_model
+
     prompts = list(run.prompts[:SHOWN])
     before = base_model.answer(run.base, prompts, run.max_tokens, SEED)
     after = base_model.answer(model_folder(outcome.artifact), prompts, run.max_tokens, SEED)

@@ -14,13 +14,16 @@ import testbed
 from demo.cluster import Object
 from e2e.harness import Site, Space, open_space, remove_namespace
 from e2e.harness_jobs import ppo_spec
+from e2e.harness_rewardmodels import RewardModels, upload_judged_pairs
+from e2e.harness_rollouts import Rollouts, upload_policies
 from rlhf_operator.api.result import Result
 from testbed.binaries import require
 from testbed.dockerfiles import OPERATOR
 from testbed.progress import Progress
-from testbed.provision import load_image, pod_template
+from testbed.provision import load_image, pod_template, server_template
 
 CRDS = Path(__file__).resolve().parents[2] / "crds"
+PROMETHEUS = "http://prometheus.monitoring.svc:9090"
 OpenSpace = Callable[..., Space]
 
 
@@ -62,6 +65,10 @@ def open_named(site: Site, request: pytest.FixtureRequest) -> Iterator[OpenSpace
         if getattr(request.node, "failed_call", False):
             for job in space.cluster.objects("rlhfjobs"):
                 print(space.tell(job["metadata"]["name"]))
+            for model in space.cluster.objects("rewardmodels"):
+                print(RewardModels(space, None).tell(model["metadata"]["name"]))
+            for rollout in space.cluster.objects("policyrollouts"):
+                print(Rollouts(space, None, None, {}).tell(rollout["metadata"]["name"]))
         remove_namespace(space.cluster, wait=False)
 
 
@@ -69,6 +76,28 @@ def open_named(site: Site, request: pytest.FixtureRequest) -> Iterator[OpenSpace
 def space(open_named: OpenSpace) -> Space:
     """A namespace with an operator of its own, for one test."""
     return open_named()
+
+
+@pytest.fixture(scope="session")
+def serving_template(site: Site) -> Object | None:
+    """The pod template that mounts vLLM's Python into serving pods."""
+    return server_template(testbed.ensure(testbed.Profile.NODE))
+
+
+@pytest.fixture
+def models(space: Space, serving_template: Object | None, tmp_path: Path) -> RewardModels:
+    """RewardModels in a namespace of the test's own, with judged pairs and a small encoder to start from."""
+    upload_judged_pairs(space, tmp_path)
+    return RewardModels(space, serving_template)
+
+
+@pytest.fixture
+def rollouts(open_named: OpenSpace, serving_template: Object | None, tmp_path: Path) -> Rollouts:
+    """PolicyRollouts in a namespace of the test's own, with two small policies to serve."""
+    space = open_named(prometheusURL=PROMETHEUS, analysis={"scrapeSeconds": 5})
+    digests = upload_policies(space, tmp_path)
+    models = RewardModels(space, serving_template)
+    return Rollouts(space, models.template_of("server"), models.template_of("judge"), digests)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,9 +1,9 @@
-"""What is done to running pods: kill, stop, evict, by exec and by the API. Nothing here reads status."""
+"""What is done to running pods: kill, stop, evict, by exec and by the API; pods that run a script of a test's."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from e2e.harness import Space
@@ -59,3 +59,27 @@ def drained(space: Space, node: str, selector: str) -> Iterator[None]:
         yield
     finally:
         space.cluster.run("uncordon", node)
+
+
+def start_script(space: Space, name: str, program: str, env: Mapping[str, str]) -> None:
+    """Run a Python program of the standard library in a pod of its own; returns when it runs."""
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+    container = {
+        "name": "script",
+        "image": space.site.operator_image,
+        "command": ["python3", "-c", program],
+        "env": [{"name": key, "value": value} for key, value in env.items()],
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "securityContext": security,
+    }
+    pod_security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 1,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": pod_security,
+        "containers": [container],
+    }
+    space.cluster.apply([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}])
+    space.cluster.run("wait", "--for=jsonpath={.status.phase}=Running", f"pod/{name}", "--timeout=120s")

@@ -1,0 +1,334 @@
+"""The operator under 1,000 PolicyRollouts, 100 of them measuring every 30 s: CPU, memory, calls, queries, lateness.
+
+A control plane with simulated pods (kwok), a gateway's controller played by this process, and a real Prometheus.
+Settings for comparisons: BENCH_OBJECTS (1000), BENCH_ANALYSING (100), BENCH_SECONDS (180).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.harness import Report, Row, percentile
+from bench.load import Object, Watcher, create_all, watching
+from bench.operator import COMMAND
+from opkit.api import Api
+from opkit.plane import private_plane
+from opkit.process import OperatorProcess
+from opkit.prometheus import RunningPrometheus, exposed, prometheus
+from rlhf_operator.api import signals
+from rlhf_operator.common.hashes import sha256_of
+from rlhf_operator.common.resources import HTTPROUTES, NAMESPACES, POLICYROLLOUTS, PVCS, PVS
+from rlhf_operator.errors import KubeError
+from rlhf_operator.kube.client import KubeClient
+from rlhf_operator.kube.credentials import from_kubeconfig
+from testbed import kwok
+from testbed.gateway import api_crds
+from testbed.paths import Paths
+from testbed.progress import Progress
+
+NAMESPACE = "bench"
+OBJECTS = int(os.environ.get("BENCH_OBJECTS", "1000"))
+ANALYSING = int(os.environ.get("BENCH_ANALYSING", "100"))
+SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
+INTERVAL_SECONDS = 30.0
+_PATIENCE_SECONDS = 900.0
+_ERRORS_PER_REQUEST = 0.002
+_REQUESTS_PER_SECOND = 10.0
+
+
+@dataclass
+class Findings:
+    """Raw figures as they come in."""
+
+    cold_seconds: float = 0.0
+    cold_cpu_seconds: float = 0.0
+    cold_calls: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    rss_bytes: int = 0
+    calls: Mapping[str, int] = field(default_factory=dict)
+    queries: float = 0.0
+    lateness: list[float] = field(default_factory=list)
+    """Seconds from when a round was due to when its measurements were recorded."""
+    rounds: int = 0
+
+
+def run() -> Report:
+    """The whole benchmark."""
+    with private_plane() as bed, tempfile.TemporaryDirectory(prefix="rlhf-bench-") as scratch:
+        api = Api(bed.kubeconfig)
+        api.install_our_crds()
+        for crd in api_crds(Paths.default(), Progress()):
+            api.install_crd(crd)
+        api.close()
+        kwok.start(bed)
+        try:
+            traffic = Traffic()
+            with (
+                exposed(traffic.text) as port,
+                prometheus(Path(scratch) / "prometheus", port, interval="15s") as server,
+            ):
+                findings = asyncio.run(_measure(bed.kubeconfig, Path(scratch), server, traffic))
+        finally:
+            kwok.stop(bed)
+    return _report(findings)
+
+
+def rollout(number: int, model: str = "one") -> Object:
+    """Two pods; the first ANALYSING are given a second artifact later, and stay in a long first step with it."""
+    metrics = [
+        {"name": "errors", "preset": {"errorRate": {"max": 0.05}}},
+        {"name": "ratio", "preset": {"errorRate": {"maxRatio": 2}}},
+        {"name": "tokens", "preset": {"tokensPerRequest": {"max": 4000}}},
+    ]
+    spec: dict[str, Any] = {
+        "model": {"artifact": artifact(model)},
+        "serving": {"replicas": 1, "drainTimeout": "1s"},
+        "route": {"parentRefs": [{"name": "public", "namespace": "gateway"}]},
+        "strategy": {"steps": [{"name": "ten", "weight": 10, "hold": {"minimum": "24h"}}], "scaleDownDelay": "1s"},
+        "analysis": {"interval": f"{INTERVAL_SECONDS:.0f}s", "metrics": metrics},
+    }
+    meta = {"name": f"policy-{number:04d}", "namespace": NAMESPACE}
+    return {"apiVersion": POLICYROLLOUTS.api_version, "kind": POLICYROLLOUTS.kind, "metadata": meta, "spec": spec}
+
+
+def artifact(model: str) -> Object:
+    """A model on a claim, by any name."""
+    return {"pvc": {"claimName": "models", "path": f"policies/{model}"}, "digest": sha256_of(model.encode())}
+
+
+class Traffic:
+    """What the serving pods of the rollouts that measure expose: steady traffic, both revisions alike."""
+
+    def __init__(self) -> None:
+        self.revisions: dict[str, tuple[str, str]] = {}
+        """Stable and candidate by rollout."""
+        self._started = time.monotonic()
+
+    def text(self) -> str:
+        """The exposition now."""
+        count = (time.monotonic() - self._started) * _REQUESTS_PER_SECOND
+        lines = []
+        for rollout, revisions in self.revisions.items():
+            for revision in revisions:
+                who = f'rlhf_namespace="{NAMESPACE}",rlhf_rollout="{rollout}",revision="{revision}",role="live"'
+                lines += [
+                    f'{signals.REQUESTS}{{{who},outcome="ok"}} {count}',
+                    f'{signals.REQUESTS}{{{who},outcome="error"}} {count * _ERRORS_PER_REQUEST}',
+                    f'{signals.TOKENS}{{{who},direction="output"}} {count * 200}',
+                    f"{signals.TOKENS_SQUARED}{{{who}}} {count * 50000}",
+                ]
+        return "\n".join(lines) + "\n"
+
+
+async def _measure(kubeconfig: Path, scratch: Path, server: RunningPrometheus, traffic: Traffic) -> Findings:
+    findings = Findings()
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(KubeClient(from_kubeconfig(kubeconfig), user_agent="bench"))
+        await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        await _claim(client)
+        await create_all(client, POLICYROLLOUTS, [rollout(number) for number in range(OBJECTS)])
+        objects = await stack.enter_async_context(watching(client, POLICYROLLOUTS, NAMESPACE))
+        await objects.until(lambda seen: len(seen) == OBJECTS, 60, "the benchmark's own objects")
+        await stack.enter_async_context(_gateway(client))
+        settings = {
+            "NAMESPACES": NAMESPACE,
+            "LEASE_NAMESPACE": NAMESPACE,
+            "PROMETHEUS_URL": server.url,
+            "PROMETHEUS_SCRAPE_SECONDS": "15",
+            "GATEWAY_MIRROR": "supported",
+            "SERVER_IMAGE": "registry.example/server:1",
+        }
+        with OperatorProcess(scratch / "operator", kubeconfig, command=COMMAND, settings=settings) as operator:
+            ended = await objects.until(_all_serve, _PATIENCE_SECONDS, "every first revision at 100 %")
+            findings.cold_seconds = ended - operator.started_at
+            findings.cold_cpu_seconds = operator.cpu_seconds()
+            findings.cold_calls = await asyncio.to_thread(operator.calls)
+            await asyncio.gather(*(_ask_for(client, number, "two") for number in range(ANALYSING)))
+            await objects.until(_all_measure, _PATIENCE_SECONDS, "every candidate in its step")
+            traffic.revisions = {name: _revisions(each) for name, each in objects.objects.items() if _steps(each)}
+            await objects.until(_all_measured, _PATIENCE_SECONDS, "a first round each")
+            await _watch_rounds(objects, operator, server, findings)
+    return findings
+
+
+async def _claim(client: KubeClient) -> None:
+    """The claim that every pod mounts, bound to a volume: without it the scheduler leaves them pending."""
+    size, modes = {"storage": "1Gi"}, ["ReadWriteMany"]
+    volume = {"capacity": size, "accessModes": modes, "storageClassName": "", "hostPath": {"path": "/nowhere"}}
+    await client.create(
+        PVS, {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "m"}, "spec": volume}
+    )
+    wanted = {"accessModes": modes, "storageClassName": "", "volumeName": "m", "resources": {"requests": size}}
+    meta = {"name": "models", "namespace": NAMESPACE}
+    await client.create(PVCS, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted})
+
+
+async def _watch_rounds(
+    objects: Watcher, operator: OperatorProcess, server: RunningPrometheus, findings: Findings
+) -> None:
+    """Steady state: rounds go on, nothing else changes."""
+    calls, cpu, queries = await asyncio.to_thread(operator.calls), operator.cpu_seconds(), _queries(server)
+    started = time.monotonic()
+    last = {name: _measured_at(each) for name, each in objects.objects.items() if _steps(each)}
+    deadline = started + SECONDS
+
+    def over(seen: dict[str, Object]) -> bool:
+        for name, before in last.items():
+            at = _measured_at(seen[name])
+            if at is not None and before is not None and at > before:
+                findings.lateness.append((at - before).total_seconds() - INTERVAL_SECONDS)
+                last[name] = at
+        return time.monotonic() >= deadline
+
+    await objects.until(over, SECONDS + 60, "the time to be over")
+    findings.seconds = time.monotonic() - started
+    findings.rounds = len(findings.lateness)
+    findings.cpu_seconds = operator.cpu_seconds() - cpu
+    findings.rss_bytes = operator.rss_bytes()
+    after = await asyncio.to_thread(operator.calls)
+    findings.calls = {verb: after[verb] - calls.get(verb, 0) for verb in after}
+    findings.queries = _queries(server) - queries
+
+
+@asynccontextmanager
+async def _gateway(client: KubeClient) -> AsyncIterator[None]:
+    """Accept every route at its own generation, as a gateway's controller does."""
+    async with watching(client, HTTPROUTES, NAMESPACE) as routes:
+        told: dict[str, int] = {}
+
+        async def accept() -> None:
+            while True:
+                fresh = [each for name, each in routes.objects.items() if told.get(name) != _generation(each)]
+                await asyncio.gather(*(one(each) for each in fresh))
+                await asyncio.sleep(0.05)
+
+        async def one(route: Object) -> None:
+            name, generation = route["metadata"]["name"], _generation(route)
+            at = "2026-01-31T12:00:00Z"
+            said = [
+                {
+                    "type": kind,
+                    "status": "True",
+                    "reason": kind,
+                    "message": "",
+                    "observedGeneration": generation,
+                    "lastTransitionTime": at,
+                }
+                for kind in ("Accepted", "ResolvedRefs")
+            ]
+            parents = [
+                {"parentRef": each, "controllerName": "example.com/gateway", "conditions": said}
+                for each in route["spec"]["parentRefs"]
+            ]
+            try:
+                version = route["metadata"]["resourceVersion"]
+                await client.replace_status(HTTPROUTES, NAMESPACE, name, version, {"parents": parents})
+                told[name] = generation
+            except KubeError:
+                return
+
+        task = asyncio.create_task(accept())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _ask_for(client: KubeClient, number: int, model: str) -> None:
+    body = {"spec": {"model": {"artifact": artifact(model)}}}
+    await client.merge_patch(POLICYROLLOUTS, NAMESPACE, f"policy-{number:04d}", body)
+
+
+def _generation(each: Object) -> int:
+    return int(each["metadata"]["generation"])
+
+
+def _variants(each: Object) -> dict[str, Object]:
+    return {one["name"]: one for one in (each.get("status") or {}).get("variants") or () if one.get("revision")}
+
+
+def _revisions(each: Object) -> tuple[str, str]:
+    found = _variants(each)
+    return found["Stable"]["revision"], found["Candidate"]["revision"]
+
+
+def _steps(each: Object) -> bool:
+    step = (each.get("status") or {}).get("step") or {}
+    return step.get("name") == "ten" and bool(step.get("startedAt"))
+
+
+def _all_serve(seen: dict[str, Object]) -> bool:
+    return len(seen) == OBJECTS and all(
+        _variants(each).get("Stable", {}).get("weight") == 100 for each in seen.values()
+    )
+
+
+def _all_measure(seen: dict[str, Object]) -> bool:
+    return sum(_steps(each) for each in seen.values()) == ANALYSING
+
+
+def _all_measured(seen: dict[str, Object]) -> bool:
+    return sum(_measured_at(each) is not None for each in seen.values()) == ANALYSING
+
+
+def _measured_at(each: Object) -> datetime | None:
+    found = [one["at"] for one in (each.get("status") or {}).get("analysis") or () if one.get("at")]
+    return max((datetime.fromisoformat(at.replace("Z", "+00:00")) for at in found), default=None)
+
+
+def _queries(server: RunningPrometheus) -> float:
+    """Instant queries that Prometheus has answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "prometheus_http_requests_total" and sample.labels.get("handler") == "/api/v1/query"
+    )
+
+
+def _report(found: Findings) -> Report:
+    rounds = max(1, found.rounds)
+    writes = sum(found.calls.get(verb, 0) for verb in ("create", "update", "patch", "delete"))
+    reads = sum(found.calls.get(verb, 0) for verb in ("get", "list", "watch"))
+    rows = [
+        Row("cold_start_seconds", f"cold start of {OBJECTS:,} to 100 % each, s", found.cold_seconds),
+        Row("cpu_seconds_cold", "operator CPU until then, s", found.cold_cpu_seconds),
+        Row("rss_mb", f"resident memory with {OBJECTS:,}, {ANALYSING} measuring, 10^6 bytes", found.rss_bytes / 1e6),
+        Row("cpu_share", "operator CPU while they measure, cores", found.cpu_seconds / found.seconds),
+        Row("queries_per_second", "queries to Prometheus per second", found.queries / found.seconds),
+        Row("queries_per_round", "queries per round", found.queries / rounds),
+        Row("writes_per_round", "API writes per round (one status)", writes / rounds),
+        Row("reads_per_round", "API reads per round", reads / rounds),
+        Row("lateness_p50_seconds", "lateness of a round, p50, s", percentile(found.lateness or [0.0], 50)),
+        Row("lateness_p95_seconds", "lateness of a round, p95, s", percentile(found.lateness or [0.0], 95)),
+        Row("lateness_max_seconds", "lateness of a round, worst, s", max(found.lateness or [0.0])),
+    ]
+    notes = [
+        f"{found.rounds} rounds in {found.seconds:.0f} s; times are those of status, which has whole seconds.",
+        f"requests at cold start: {_words(found.cold_calls)}",
+        f"requests while they measure: {_words(found.calls)}",
+    ]
+    details = {"objects": OBJECTS, "analysing": ANALYSING, "cold": found.cold_calls, "steady": found.calls}
+    return Report(rows, notes, details)
+
+
+def _words(calls: Mapping[str, int]) -> str:
+    return ", ".join(f"{verb} {count}" for verb, count in sorted(calls.items()) if count)
