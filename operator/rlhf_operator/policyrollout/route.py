@@ -19,6 +19,7 @@ from rlhf_operator.common.resources import HTTPROUTES
 from rlhf_operator.common.times import format_time, parse_time
 
 from .children import SERVICE_PORT, revision_name
+from .steps import Headers, first_headers
 from .views import Rejection, RouteView, Traffic
 
 STABLE_MARK = "rlhf.dev/stable"
@@ -30,8 +31,11 @@ MIRROR_MARK = "rlhf.dev/mirror"
 MATCH_MARK = "rlhf.dev/match"
 GOAL_MARK = "rlhf.dev/goal"
 
-CHOSEN, TRAFFIC, REST = "chosen", "traffic", "rest"
-"""Rules: requests with the step's headers; those that carry weights and mirror; models and feedback, never mirrored."""
+TRAFFIC, REST, CHOSEN = "traffic", "rest", "chosen"
+"""Rules: what carries weights and mirror; models and feedback, never mirrored; requests with a step's headers."""
+LEAST = 1
+"""Percent of a rule's second place while one revision has everything."""
+Places = tuple[tuple[str, int], tuple[str, int]]
 UNMIRRORED_PATHS = ("/v1/models", "/v1/feedback")
 REJECTED_KEPT = 10
 WORDS = 300
@@ -42,12 +46,16 @@ def http_route(owner: Owner, spec: PolicyRolloutSpec, traffic: Traffic) -> dict[
     """Return the route that sends requests where `traffic` says."""
     meta = metadata(owner, owner.name, {owner.label: owner.name})
     meta["annotations"] = _marks(traffic)
+    shared = places(traffic)
+    mirror = _mirror(owner, traffic)
     rules = [
-        _rule(TRAFFIC, _matches(spec, spec.route.paths), owner, spec, traffic, mirror=True),
-        _rule(REST, _matches(spec, UNMIRRORED_PATHS), owner, spec, traffic, mirror=False),
+        _rule(TRAFFIC, _matches(spec, spec.route.paths), shared, owner, spec) | mirror,
+        _rule(REST, _matches(spec, UNMIRRORED_PATHS), shared, owner, spec),
     ]
-    if traffic.candidate and traffic.headers:
-        rules.insert(0, _chosen(owner, spec, traffic))
+    if traffic.headers:
+        rules.append(_rule(CHOSEN, _chosen(spec, traffic.headers), _whole(traffic.candidate), owner, spec))
+    elif ahead := first_headers(spec.strategy.steps):
+        rules.append(_rule(CHOSEN, _chosen(spec, ahead), shared, owner, spec) | mirror)
     body: dict[str, Any] = {"parentRefs": [each.dump() for each in spec.route.parent_refs], "rules": rules}
     if spec.route.hostnames:
         body["hostnames"] = list(spec.route.hostnames)
@@ -133,47 +141,48 @@ def _read_rejected(text: str) -> Iterator[Rejection]:
         yield Rejection(str(each["revision"]), str(each["reason"]), str(each["message"]), at)
 
 
+def places(traffic: Traffic) -> Places:
+    """Return what stands behind a rule: revisions and their percentages, in two places that are never empty.
+
+    A gateway may name what it sends to by its place in the route, and drops what has no weight. Where a place comes or
+    goes, or a live one moves, requests meet a name that is not known yet or no more, and users an error (decision 078).
+    """
+    if not traffic.candidate or traffic.weight == 0:
+        return _whole(traffic.stable)
+    if traffic.weight == 100:
+        return _whole(traffic.candidate)
+    return (traffic.stable, 100 - traffic.weight), (traffic.candidate, traffic.weight)
+
+
+def _whole(revision: str) -> Places:
+    # A revision that enters the second place gets no more than this from a gateway that has not seen its weight yet.
+    return (revision, 100 - LEAST), (revision, LEAST)
+
+
 def _rule(
-    name: str,
-    matches: Sequence[Mapping[str, Any]],
-    owner: Owner,
-    spec: PolicyRolloutSpec,
-    traffic: Traffic,
-    *,
-    mirror: bool,
+    name: str, matches: Sequence[Mapping[str, Any]], places: Places, owner: Owner, spec: PolicyRolloutSpec
 ) -> dict[str, Any]:
-    weights = {traffic.stable: 100 - traffic.weight if traffic.candidate else 100}
-    if traffic.candidate:
-        weights[traffic.candidate] = traffic.weight
-    rule: dict[str, Any] = {
+    return {
         "name": name,
         "matches": list(matches),
         # Left out, a gateway's own default cuts long answers.
         "timeouts": _timeouts(spec),
-        "backendRefs": [
-            _backend(owner, revision) | {"weight": weight} for revision, weight in weights.items() if weight > 0
-        ],
+        "backendRefs": [_backend(owner, revision) | {"weight": weight} for revision, weight in places],
     }
-    if mirror and traffic.candidate and traffic.mirror:
-        backend = {"name": revision_name(owner.name, traffic.candidate), "port": signals.SHADOW_PORT}
-        rule["filters"] = [
-            {"type": "RequestMirror", "requestMirror": {"backendRef": backend, "percent": traffic.mirror}}
-        ]
-    return rule
 
 
-def _chosen(owner: Owner, spec: PolicyRolloutSpec, traffic: Traffic) -> dict[str, Any]:
-    """Return the rule for requests with the step's headers: all of them go to the candidate."""
-    headers = [{"name": name, "value": value, "type": kind} for name, value, kind in traffic.headers]
-    matches = [
-        {**each, "headers": [*(each.get("headers") or ()), *headers]} for each in _matches(spec, spec.route.paths)
-    ]
-    return {
-        "name": CHOSEN,
-        "matches": matches,
-        "timeouts": _timeouts(spec),
-        "backendRefs": [_backend(owner, traffic.candidate) | {"weight": 100}],
-    }
+def _mirror(owner: Owner, traffic: Traffic) -> dict[str, Any]:
+    if not traffic.candidate or not traffic.mirror:
+        return {}
+    backend = {"name": revision_name(owner.name, traffic.candidate), "port": signals.SHADOW_PORT}
+    mirror = {"backendRef": backend, "percent": traffic.mirror}
+    return {"filters": [{"type": "RequestMirror", "requestMirror": mirror}]}
+
+
+def _chosen(spec: PolicyRolloutSpec, headers: Headers) -> list[dict[str, Any]]:
+    """Return the matches of requests with these headers: they have more of them than any other rule's, and so win."""
+    wanted = [{"name": name, "value": value, "type": kind} for name, value, kind in headers]
+    return [{**each, "headers": [*(each.get("headers") or ()), *wanted]} for each in _matches(spec, spec.route.paths)]
 
 
 def _backend(owner: Owner, revision: str) -> dict[str, Any]:
@@ -201,10 +210,9 @@ def _timeouts(spec: PolicyRolloutSpec) -> dict[str, str]:
 
 def _weight(manifest: Manifest, service: str) -> int:
     """Return the percentage of live requests that goes to a Service, as the stored rule has it."""
-    rule = _stored_rule(manifest)
-    weights = {each.get("name"): each.get("weight", 1) for each in rule.get("backendRefs") or ()}
-    whole = sum(weights.values())
-    return round(100 * weights.get(service, 0) / whole) if whole else 0
+    weights = [(each.get("name"), each.get("weight", 1)) for each in _stored_rule(manifest).get("backendRefs") or ()]
+    whole = sum(weight for _, weight in weights)
+    return round(100 * sum(weight for name, weight in weights if name == service) / whole) if whole else 0
 
 
 def _stored_mirror(manifest: Manifest) -> int:
@@ -221,8 +229,8 @@ def _stored_rule(manifest: Manifest) -> Mapping[str, Any]:
     named = next((each for each in rules if each.get("name") == TRAFFIC), None)
     if named is not None:
         return named
-    # An old CRD drops names: the weighted rule is the one before the last.
-    return rules[-2] if len(rules) > 1 else {}
+    # An old CRD drops names: the weighted rule is the first.
+    return rules[0] if rules else {}
 
 
 def _accepted(manifest: Manifest, generation: int) -> tuple[bool | None, datetime | None, str]:

@@ -81,6 +81,15 @@ def mirror_of(place: Place) -> int:
 
 def headers_of(place: Place) -> Headers:
     """Return the header match of a stage."""
-    if place.step is None or place.step.match is None:
+    return _headers(place.step)
+
+
+def first_headers(steps: Sequence[Step]) -> Headers:
+    """Return the header match of the first step that has one."""
+    return next((found for found in map(_headers, steps) if found), ())
+
+
+def _headers(step: Step | None) -> Headers:
+    if step is None or step.match is None:
         return ()
-    return tuple((each.name, each.value, each.type.value) for each in place.step.match.headers)
+    return tuple((each.name, each.value, each.type.value) for each in step.match.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -203,7 +204,10 @@ class World:
         route = self.route(name)
         rules = route["spec"]["rules"] if route is not None else ()
         rule = next((each for each in rules if each.get("name") == "traffic"), {"backendRefs": ()})
-        return {each["name"].removeprefix(f"{name}-"): each["weight"] for each in rule["backendRefs"]}
+        found: Counter[str] = Counter()
+        for each in rule["backendRefs"]:
+            found[each["name"].removeprefix(f"{name}-")] += each["weight"]
+        return found
 
     def deployments(self, name: str) -> dict[str, int]:
         """Pods asked for, by revision."""

@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -59,7 +60,9 @@ class Watcher(threading.Thread):
     def _look(self, route: Object, ready: dict[str | None, int]) -> None:
         name = route["metadata"]["name"]
         rule = next(each for each in route["spec"]["rules"] if each["name"] == "traffic")
-        weights = {each["name"].removeprefix(f"{name}-"): each["weight"] for each in rule["backendRefs"]}
+        weights: Counter[str] = Counter()
+        for each in rule["backendRefs"]:
+            weights[each["name"].removeprefix(f"{name}-")] += each["weight"]
         step = route["metadata"]["annotations"]["rlhf.dev/step"]
         if sum(weights.values()) != 100:
             self.wrong.append(f"{name}: weights {weights} are not 100")

@@ -88,8 +88,8 @@ def test_the_route_that_a_candidate_mirrors_by_names_its_second_port_and_never_m
             },
         }
     ]
-    (backend,) = traffic["backendRefs"]
-    assert backend["filters"][0]["requestHeaderModifier"]["set"] == [{"name": "x-rlhf-served", "value": one}]
+    for backend in traffic["backendRefs"]:
+        assert backend["filters"][0]["requestHeaderModifier"]["set"] == [{"name": "x-rlhf-served", "value": one}]
     assert traffic["timeouts"] == rest["timeouts"] == {"request": "0s", "backendRequest": "0s"}
     assert "filters" not in rest
     assert [each["path"]["value"] for each in rest["matches"]] == ["/v1/models", "/v1/feedback"]
@@ -181,7 +181,7 @@ def test_who_turns_the_weights_by_hand_is_turned_back(world: World) -> None:
     two = variant(status, "Candidate")["revision"]
     route = world.route("assistant")
     assert route is not None
-    for weight, backend in zip((0, 100), route["spec"]["rules"][0]["backendRefs"], strict=True):
+    for weight, backend in zip((1, 99), route["spec"]["rules"][0]["backendRefs"], strict=True):
         backend["weight"] = weight
     world.api.patch(HTTPROUTES, world.namespace, "assistant", {"spec": route["spec"]})
     world.wait("the weights to be as decided", lambda: world.weights("assistant") == {one: 90, two: 10})

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_operator.policyrollout.gateway import mirror_support
-from rlhf_operator.policyrollout.route import http_route, read_traffic, route_view
+from rlhf_operator.policyrollout.route import LEAST, http_route, places, read_traffic, route_view
 from rlhf_operator.policyrollout.views import BAKE, Rejection, Support, Traffic
 
 from .makings import OWNER, spec_of
@@ -26,6 +26,8 @@ TEN = Traffic(STABLE, CANDIDATE, "ten", 1, goal=10, weight=10, mirror=20)
 STAFF = Traffic(STABLE, CANDIDATE, "staff", 2, goal=10, weight=10, headers=(("x-group", "staff", "Exact"),))
 ALL = Traffic(STABLE, CANDIDATE, BAKE, 3, goal=100, weight=100)
 REJECTED = Traffic(STABLE, rejected=(Rejection(CANDIDATE, "AnalysisFailed", "RewardWinRate 0.41", AT),))
+
+MATCHING = {"name": "staff", "match": {"headers": [{"name": "x-group", "value": "staff"}]}}
 
 CASES = {"alone": ALONE, "ten": TEN, "staff": STAFF, "all": ALL, "rejected": REJECTED}
 
@@ -79,10 +81,32 @@ def test_every_backend_overwrites_the_header_that_says_who_served() -> None:
     assert said == [[{"name": "x-rlhf-served", "value": each}] for each in (STABLE, CANDIDATE)]
 
 
+@given(st.integers(0, 100), st.integers(0, 100))
+def test_a_gateway_that_has_read_half_of_a_change_finds_every_place_and_gives_nobody_more(old: int, new: int) -> None:
+    """Whose place and which weight may arrive apart: each mixture of two routes lies between them."""
+    before, after = (places(replace(TEN, weight=weight)) for weight in (old, new))
+    assert all(weight > 0 for _, weight in (*before, *after)), "a gateway drops a place without weight"
+    for whose, weights in ((before, after), (after, before)):
+        share = sum(w for (name, _), (_, w) in zip(whose, weights, strict=True) if name == CANDIDATE)
+        assert share <= max(old, new, LEAST)
+
+
+def test_rules_stay_where_they_are_from_step_to_step() -> None:
+    for spec in (spec_of(), spec_of(strategy={"steps": [MATCHING]})):
+        seen = [http_route(OWNER, spec, traffic)["spec"]["rules"] for traffic in (ALONE, TEN, ALL, REJECTED)]
+        assert len({tuple((rule["name"], len(rule["backendRefs"])) for rule in rules) for rules in seen}) == 1
+
+
+def test_a_rule_for_chosen_requests_is_there_before_its_step_and_like_the_others() -> None:
+    traffic, _, chosen = http_route(OWNER, spec_of(strategy={"steps": [MATCHING]}), TEN)["spec"]["rules"]
+    assert chosen["name"] == "chosen"
+    assert (chosen["backendRefs"], chosen["filters"]) == (traffic["backendRefs"], traffic["filters"])
+
+
 def test_chosen_requests_go_to_the_candidate_whatever_the_weight() -> None:
-    rule = http_route(OWNER, spec_of(), STAFF)["spec"]["rules"][0]
+    *_, rule = http_route(OWNER, spec_of(), STAFF)["spec"]["rules"]
     assert rule["name"] == "chosen"
-    assert [each["name"] for each in rule["backendRefs"]] == [f"assistant-{CANDIDATE}"]
+    assert {each["name"] for each in rule["backendRefs"]} == {f"assistant-{CANDIDATE}"}
     assert all(each["headers"] == [{"name": "x-group", "value": "staff", "type": "Exact"}] for each in rule["matches"])
 
 
