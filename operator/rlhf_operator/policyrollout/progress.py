@@ -151,7 +151,12 @@ def _step(
         started = before or now
     elif same_requests(stored, traffic) and traffic.weight >= traffic.goal and _is_carried(observed):
         started = now if move.restarts or before is None else before
-    return StepStatus(index=place.index, name=traffic.step, started_at=started, message=move.outlook.message)
+    # Between rounds the last count still holds: to drop it would be a write of its own after every round.
+    was = observed.status.step
+    samples = was.samples if was is not None and before is not None and started == before else None
+    return StepStatus(
+        index=place.index, name=traffic.step, started_at=started, samples=samples, message=move.outlook.message
+    )
 
 
 def _is_carried(observed: Observed) -> bool:

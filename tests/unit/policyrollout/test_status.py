@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from rlhf_operator.api.policyrollout import PolicyRolloutStatus
 from rlhf_operator.api.rolloutstatus import HistoryEntry
 from rlhf_operator.common.intents import WriteFailure
+from rlhf_operator.common.measurements import Round, Value
 from rlhf_operator.common.resources import HTTPROUTES
+from rlhf_operator.policyrollout import rounds
 from rlhf_operator.policyrollout.look import Look
+from rlhf_operator.policyrollout.metrics import in_force
 from rlhf_operator.policyrollout.reconcile import failure_plan, reconcile
 from rlhf_operator.policyrollout.views import Observed, Pods, RouteView, Traffic, Trouble, Wanted
 
@@ -139,6 +143,41 @@ def test_a_step_that_holds_is_not_written_at_every_look() -> None:
     later = reconcile(look(status, **changes), NOW + timedelta(minutes=7))
     assert json.loads(json.dumps(later.status)) == status
     assert later.wake_at == NOW + timedelta(hours=1)
+
+
+def test_a_round_is_written_once_and_nothing_until_the_next() -> None:
+    errors = {"name": "errors", "preset": {"errorRate": {"max": 0.05}}}
+    steps = [{"name": "ten", "weight": 10, "hold": {"minimum": "1h", "samples": 500}}]
+    spec = spec_of(strategy={"steps": steps}, analysis={"interval": "30s", "metrics": [errors]})
+    ten = Traffic(ONE.name, TWO.name, "ten", 0, goal=10, weight=10)
+    changes: dict[str, Any] = {
+        "spec": spec,
+        "wanted": Wanted(revision=TWO.name),
+        "route": route(ten),
+        "pods": {ONE.name: READY, TWO.name: Pods(TWO.name, "uid", replicas=1, ready=1)},
+    }
+    status, metrics = settled(**changes), in_force(spec, {})
+
+    def at(now: datetime, recorded: Mapping[str, Any]) -> Look:
+        """A look that measures when a round is due, as observing does."""
+        seen = look(recorded, **changes)
+        step = rounds.step_of(OWNER, spec, seen.observed.status, ten)
+        assert step is not None
+        ask = rounds.plan(step, metrics, seen.observed.status.analysis, "http://prometheus", now)
+        found = Round(now, dict.fromkeys(ask.queries, Value(120.0))) if ask is not None else None
+        return replace(seen, metrics=metrics, step=step, ask=ask, found=found)
+
+    now = NOW + timedelta(seconds=31)
+    plan = reconcile(at(now, status), now)
+    assert plan.status is not None
+    measured = json.loads(json.dumps(plan.status))
+    assert measured["step"]["samples"] == 120
+    assert "120 of 500 samples" in measured["step"]["message"]
+    for seconds in (1, 15, 29):
+        later = now + timedelta(seconds=seconds)
+        plan = reconcile(at(later, measured), later)
+        assert json.loads(json.dumps(plan.status)) == measured
+        assert plan.wake_at == now + timedelta(seconds=30)
 
 
 def test_a_refusal_of_the_gateway_is_told_once() -> None:
