@@ -46,8 +46,9 @@ def reconcile(look: Look, now: datetime) -> Plan:
     conditions = wanted_conditions(observed, spec, decision, analysis, shown, beside)
     status = rollout_status(observed, decision, analysis, look.metrics, scorers.used, shown, conditions, now)
     wakes = [decision.wake_at, *_polls(look, spec, made, now)]
-    if _clock_of(decision.step) != _clock_of(observed.status.step):
-        # What ends a step is asked with its clock on record; our own write of a status wakes nobody for sure.
+    if decision.record or _clock_of(decision.step) != _clock_of(observed.status.step):
+        # A revision begins, and what ends a step is asked, with the one and the clock of the other on record; our own
+        # writes wake nobody for sure.
         wakes.append(now + SOON)
     return Plan(
         apply=made.apply,

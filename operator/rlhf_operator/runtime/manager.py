@@ -30,8 +30,10 @@ _SETTLE_SECONDS = 0.1
 # After a status write the next pass may have something to do that waited for it. Where children have just been made, a
 # change of theirs comes first, and that pass answers for both.
 _AFTER_STATUS_SECONDS = 1.0
-# A status that is another one in every pass must not make that a loop.
+# A status that is another one in every pass must not make that a loop: after so many, each comes twice as late as the
+# one before. It always comes: nothing else would wake what waits for its record.
 _PASSES_IN_A_ROW = 3
+_LONGEST_AFTER_STATUS_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +183,11 @@ class Manager:
     def _next_pass(self, key: Key, written: bool, seconds: float | None) -> float | None:
         """When to look again: our own status write comes back by the watch without waking anybody."""
         passes = self._passes.pop(key, 0) + 1
-        if not written or passes > _PASSES_IN_A_ROW:
+        if not written:
             return seconds
         self._passes[key] = passes
-        return _AFTER_STATUS_SECONDS if seconds is None else min(seconds, _AFTER_STATUS_SECONDS)
+        after = _AFTER_STATUS_SECONDS * 2.0 ** min(max(0, passes - _PASSES_IN_A_ROW), 60)
+        return min(after, _LONGEST_AFTER_STATUS_SECONDS, seconds if seconds is not None else after)
 
     def _seconds_until(self, plan: Plan) -> float | None:
         if plan.wake_at is None:
@@ -199,6 +202,8 @@ class Manager:
         # Before its caches are filled a kind has no queue: it is queued whole once they are.
         if key.kind not in self._started:
             return
+        # What others change is no loop of ours.
+        self._passes.pop(key, None)
         if after:
             self._queue.add_after(key, after)
         else:

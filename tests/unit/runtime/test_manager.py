@@ -64,6 +64,9 @@ class Queue:
         self.calls.append(("failed", None))
         return 1.0
 
+    def add(self, key: Key) -> None:
+        """Something else has changed."""
+
 
 @pytest.mark.parametrize(("retriable", "expected"), [(False, ("done", 60.0)), (True, ("failed", None))])
 async def test_a_refused_write_comes_back(retriable: bool, expected: tuple[str, float | None]) -> None:
@@ -74,3 +77,35 @@ async def test_a_refused_write_comes_back(retriable: bool, expected: tuple[str, 
     assert await outcome == "refused"
     assert queue.calls == [expected]
     assert len(executor.told) == 1
+
+
+class Restless(Controller):
+    """Its status is another one in every pass."""
+
+    def reconcile(self, observed: Any, now: datetime) -> Plan:
+        return Plan(status={"phase": "Pending"})
+
+
+class Writes:
+    """Writes every status."""
+
+    async def execute(self, obj: Any, plan: Plan) -> bool:
+        return True
+
+
+async def test_what_waits_for_a_status_to_be_on_record_is_never_forgotten() -> None:
+    """Nothing else wakes it: a write of our own, however many came before it, is followed by another look."""
+    queue, controller = Queue(), Restless()
+    manager: Any = Manager([controller], queue, SimpleNamespace(), lambda: NOW)  # type: ignore[arg-type,list-item]
+    for _ in range(12):
+        await manager._observe_decide_act(KEY, controller, OBJ, None, Writes())
+    waits = [wait for _, wait in queue.calls]
+    assert None not in waits, waits
+    # One that is never at rest is looked at ever less often.
+    assert waits[0] == 1.0
+    assert waits == sorted(waits)
+    assert waits[-1] == 60.0
+    manager._started.add(KEY.kind)
+    manager._poke(KEY)
+    await manager._observe_decide_act(KEY, controller, OBJ, None, Writes())
+    assert queue.calls[-1] == ("done", 1.0), "what others changed is no restlessness of ours"
