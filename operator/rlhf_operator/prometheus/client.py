@@ -139,10 +139,11 @@ class PrometheusClient:
         if isinstance(now, Problem):
             return _nothing(queries, now)
         limit = asyncio.Semaphore(self._limits.concurrent)
-        samples = await asyncio.gather(
-            *(self._judged(server, query, now, limit, deadline) for query in queries.values())
-        )
-        return Round(datetime.fromtimestamp(now, UTC), dict(zip(queries, samples, strict=True)))
+        # Metrics share what they count: the same words are asked once.
+        texts = list(dict.fromkeys(queries.values()))
+        samples = await asyncio.gather(*(self._judged(server, text, now, limit, deadline) for text in texts))
+        answers = dict(zip(texts, samples, strict=True))
+        return Round(datetime.fromtimestamp(now, UTC), {name: answers[text] for name, text in queries.items()})
 
     async def _now(self, target: PrometheusTarget, server: _Server, deadline: float) -> float | Problem:
         """The server's time in Unix seconds: the operator's own clock may be minutes off."""

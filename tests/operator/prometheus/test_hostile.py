@@ -159,7 +159,7 @@ async def test_a_round_ends_as_a_whole_however_many_queries_are_slow(server: Ser
 
     server.handler = handler
     started = time.monotonic()
-    answers = await client.round(server.target, {f"q{n}": "x" for n in range(60)})
+    answers = await client.round(server.target, {f"q{n}": f"x + {n}" for n in range(60)})
     assert time.monotonic() - started < 5
     assert {problem(answers, name).reason for name in answers.samples} == {ProblemReason.TIMEOUT}
 
@@ -180,9 +180,18 @@ async def test_at_most_eight_queries_of_a_round_are_under_way_at_a_time(
         return scalar(1.0, float(str(form["time"])))
 
     server.handler = handler
-    answers = await client.round(server.target, {f"q{n}": "x" for n in range(40)})
+    answers = await client.round(server.target, {f"q{n}": f"x + {n}" for n in range(40)})
     assert set(answers.samples.values()) == {Value(1.0)}
     assert 1 < most <= 8
+
+
+async def test_the_same_words_are_asked_once_and_answer_every_metric_that_counts_them(
+    server: Server, client: PrometheusClient
+) -> None:
+    server.handler = honest
+    answers = await client.round(server.target, {"errors|n": "x", "ratio|n": "x", "requests": "x", "age": "y"})
+    assert answers.samples == dict.fromkeys(("errors|n", "ratio|n", "requests", "age"), Value(1.0))
+    assert sorted(form["query"] for _, form, _ in server.requests) == ["time()", "x", "y"]
 
 
 async def test_a_huge_answer_is_cut_off_and_not_asked_for_again(server: Server, client: PrometheusClient) -> None:
