@@ -1,4 +1,4 @@
-"""`python -m rlhf_scoring.verify`: hold a model's files against a digest, before anything reads them.
+"""`python -m rlhf_scoring.verify`: hold a policy's files against a digest, before anything reads them.
 
 The digest is an artifact's (of its manifest, which names every file) or, of a folder without one, that of the tree.
 With `--cache` the files are copied there and verified once; a copy that stands under its digest is not read again.
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from rlhf_operator.api.exitcodes import VERIFY_MISMATCH, VERIFY_UNREADABLE
+from rlhf_operator.api.exitcodes import VERIFY_MISMATCH, VERIFY_NOT_SERVABLE, VERIFY_UNREADABLE
 
 from .artifact import MANIFEST_FILE, plain_files, verify
 from .cache import kept
@@ -17,6 +17,8 @@ from .errors import ArtifactError
 from .tree import digest_tree
 
 TERMINATION_LOG = "RLHF_TERMINATION_LOG"
+ADAPTER_FILE = "adapter_config.json"
+"""PEFT's: what lies beside it is an adapter, which a server would leave out or fail to load."""
 
 
 def hold(folder: Path, digest: str) -> None:
@@ -40,15 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--digest", required=True, help="sha256:… that they must have")
     parser.add_argument("--cache", type=Path, help="folder that keeps verified copies between pods")
     options = parser.parse_args(arguments)
+    folder: Path = options.artifact
     try:
         if options.cache is None:
-            hold(options.artifact, options.digest)
+            hold(folder, options.digest)
         else:
-            kept(options.cache, options.artifact, options.digest, hold)
+            folder = kept(options.cache, folder, options.digest, hold)
     except ArtifactError as error:
         return _end(str(error), VERIFY_MISMATCH if error.reason == "DigestMismatch" else VERIFY_UNREADABLE)
     except OSError as error:
         return _end(str(error), VERIFY_UNREADABLE)
+    if (folder / ADAPTER_FILE).is_file():
+        return _end(
+            f"{options.artifact} is a LoRA adapter ({ADAPTER_FILE}), which can't be served without its base model: "
+            "merge the two and serve the result (an RLHFJob does with lora.output: Merged, PEFT with merge_and_unload)",
+            VERIFY_NOT_SERVABLE,
+        )
     print(f"{options.artifact} is {options.digest}")
     return 0
 

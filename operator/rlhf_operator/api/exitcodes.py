@@ -69,3 +69,5 @@ VERIFY_MISMATCH = 65
 """`python -m rlhf_scoring.verify`: the files are not those that the digest names (sysexits.h's EX_DATAERR)."""
 VERIFY_UNREADABLE = 66
 """`python -m rlhf_scoring.verify`: they are not there, or can't be read (EX_NOINPUT)."""
+VERIFY_NOT_SERVABLE = 64
+"""`python -m rlhf_scoring.verify`: they are those of the digest, and no model by themselves (EX_USAGE)."""

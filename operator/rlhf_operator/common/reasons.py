@@ -74,6 +74,7 @@ class Reason(StrEnum):
     SOURCE_NOT_FOUND = "SourceNotFound"
     SOURCE_NOT_PUBLISHED = "SourceNotPublished"
     SOURCE_FAILED = "SourceFailed"
+    NOT_SERVABLE = "NotServable"
     GATEWAY_API_MISSING = "GatewayAPIMissing"
     ROUTE_ACCEPTED = "RouteAccepted"
     ROUTE_PENDING = "RoutePending"

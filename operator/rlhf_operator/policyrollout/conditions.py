@@ -12,7 +12,7 @@ from .analysis import Analysis
 from .decision import Decision
 from .history import Ending
 from .recorded import PAUSED
-from .views import Observed, Traffic, Trouble
+from .views import BAD_REVISION, Observed, Traffic, Trouble
 
 GATEWAY_API = (
     "the cluster has no HTTPRoutes (gateway.networking.k8s.io): install Gateway API 1.3 or newer and a gateway; until "
@@ -82,11 +82,7 @@ def _candidate(observed: Observed, shown: Traffic | None) -> Condition:
         return Condition(kind, FALSE, Reason.STARTING, f"the pods of {name} are being made")
     if pods.ready and pods.ready >= pods.replicas and pods.settled:
         return Condition(kind, TRUE, Reason.CANDIDATE_READY, f"{pods.ready} pods of {name} are ready")
-    reasons = {
-        Trouble.INFRASTRUCTURE: Reason.INFRASTRUCTURE,
-        Trouble.CRASHING: Reason.CRASHING,
-        Trouble.DIGEST_MISMATCH: Reason.DIGEST_MISMATCH,
-    }
+    reasons = {each: Reason(each) for each in (Trouble.INFRASTRUCTURE, *BAD_REVISION)}
     words = f"{pods.ready} of {pods.replicas} pods of {name} are ready{': ' + pods.words if pods.words else ''}"
     return Condition(kind, FALSE, reasons.get(pods.trouble, Reason.STARTING), words)
 

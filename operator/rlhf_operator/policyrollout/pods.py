@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_operator.api.exitcodes import VERIFY_MISMATCH
+from rlhf_operator.api.exitcodes import VERIFY_MISMATCH, VERIFY_NOT_SERVABLE
 from rlhf_operator.common.conditions import cut
 from rlhf_operator.common.intents import Manifest
 from rlhf_operator.common.names import REVISION_LABEL
@@ -63,14 +63,15 @@ def _trouble(pods: Sequence[Manifest], status: Mapping[str, Any]) -> tuple[Troub
     return Trouble.NONE, ""
 
 
-_WORST = (Trouble.DIGEST_MISMATCH, Trouble.CRASHING, Trouble.INFRASTRUCTURE)
+_WORST = (Trouble.DIGEST_MISMATCH, Trouble.NOT_SERVABLE, Trouble.CRASHING, Trouble.INFRASTRUCTURE)
+_REFUSED = {VERIFY_MISMATCH: Trouble.DIGEST_MISMATCH, VERIFY_NOT_SERVABLE: Trouble.NOT_SERVABLE}
 
 
 def _of_pod(pod: Manifest) -> tuple[Trouble, str] | None:
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     verified = next((_ended(each) for each in _init(status) if each.get("name") == VERIFY), {})
-    if verified.get("exitCode") == VERIFY_MISMATCH:
-        return Trouble.DIGEST_MISMATCH, cut(f"{name}: {verified.get('message', '')}".rstrip(": \n"), WORDS)
+    if (refused := _REFUSED.get(verified.get("exitCode", 0))) is not None:
+        return refused, cut(f"{name}: {verified.get('message', '')}".rstrip(": \n"), WORDS)
     server = _server(pod)
     waiting = (server.get("state") or {}).get("waiting") or {}
     ended = _ended(server)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from rlhf_operator.api.algorithms import LoraOutput
 from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.jobstatus import RLHFJobStatus
 from rlhf_operator.api.policyrollout import ModelSource
@@ -72,6 +73,8 @@ def _named(model: ModelSource) -> Resolved:
 def _of_job(model: ModelSource, job: Manifest | None, recorded: Sequence[Source]) -> Resolved:
     origin = origin_of(model)
     name = origin.partition("/")[2]
+    if job is not None and _makes_adapter(job):
+        return _adapter(name)
     published = _published(job, origin) if job is not None else None
     source = published or next((each for each in reversed(recorded) if each.origin == origin), None)
     if source is not None:
@@ -85,7 +88,8 @@ def _of_job(model: ModelSource, job: Manifest | None, recorded: Sequence[Source]
 def _newest(model: ModelSource, jobs: Iterable[Manifest], recorded: Sequence[Source]) -> Resolved:
     origin = origin_of(model)
     wanted = model.rlhf_job_selector.match_labels if model.rlhf_job_selector is not None else {}
-    chosen = [job for job in jobs if wanted.items() <= (job["metadata"].get("labels") or {}).items()]
+    selected = [job for job in jobs if wanted.items() <= (job["metadata"].get("labels") or {}).items()]
+    chosen = [job for job in selected if not _makes_adapter(job)]
     # A deleted job's artifact is as new as it was: an older one of a job that is still there does not come back.
     known = [each for each in recorded if each.origin == origin]
     found = sorted([*known, *_all_published(chosen, origin)], key=_age)
@@ -97,6 +101,8 @@ def _newest(model: ModelSource, jobs: Iterable[Manifest], recorded: Sequence[Sou
         return _admitted(model, found[-1])
     if chosen:
         return _waiting(max(chosen, key=lambda job: job["metadata"].get("creationTimestamp") or ""))
+    if selected:
+        return _adapter(selected[-1]["metadata"]["name"])
     words = f"no RLHFJob has the labels {_labels(wanted)} (model.rlhfJobSelector): this waits for one"
     return Resolved(reason=Reason.SOURCE_NOT_FOUND, message=words)
 
@@ -143,6 +149,20 @@ def _published(job: Manifest, origin: str) -> Source | None:
         gate=artifact.gate or NOT_EVALUATED,
         completed_at=status.completion_time,
     )
+
+
+def _makes_adapter(job: Manifest) -> bool:
+    """Whether what a job publishes is no model by itself."""
+    lora = (job.get("spec") or {}).get("lora")
+    return isinstance(lora, dict) and lora.get("output", LoraOutput.ADAPTER) == LoraOutput.ADAPTER
+
+
+def _adapter(name: str) -> Resolved:
+    words = (
+        f"RLHFJob {name} publishes a LoRA adapter (lora.output: Adapter), which can't be served without its base "
+        "model: train with lora.output: Merged"
+    )
+    return Resolved(reason=Reason.NOT_SERVABLE, message=words)
 
 
 def _waiting(job: Manifest) -> Resolved:

@@ -15,7 +15,7 @@ from .commands import Done, obey
 from .decision import Outlook
 from .history import Ending, rejection_of
 from .moves import Move, begun, candidate_started
-from .views import STARTING, Command, Observed, Rejection, Traffic, Trouble
+from .views import BAD_REVISION, STARTING, Command, Observed, Rejection, Traffic, Trouble
 
 BACK_OFF = timedelta(minutes=5)
 """Until a candidate that found no nodes is tried again; any change of the spec has it tried at once."""
@@ -148,8 +148,6 @@ def _coming_up(observed: Observed) -> Outlook:
     words = f"the pods of the first revision {wanted.revision} start: {pods.ready} of {pods.replicas} are ready"
     if pods.words:
         words += f"; {pods.words}"
-    if pods.trouble is Trouble.DIGEST_MISMATCH:
-        return Outlook(Reason.DIGEST_MISMATCH, words, stalled=True)
-    if pods.trouble is Trouble.CRASHING:
-        return Outlook(Reason.CRASHING, words, stalled=True)
+    if pods.trouble in BAD_REVISION:
+        return Outlook(Reason(pods.trouble), words, stalled=True)
     return Outlook(Reason.WAITING_FOR_PODS, words, busy=True)

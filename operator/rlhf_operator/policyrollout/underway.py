@@ -28,7 +28,19 @@ from .moves import (
     withdrawn,
 )
 from .steps import Place, entered, following, locate, mirror_of
-from .views import BAKE, PROMOTE, ROLLBACK, STARTING, Command, Observed, Rejection, Support, Traffic, Trouble
+from .views import (
+    BAD_REVISION,
+    BAKE,
+    PROMOTE,
+    ROLLBACK,
+    STARTING,
+    Command,
+    Observed,
+    Rejection,
+    Support,
+    Traffic,
+    Trouble,
+)
 
 LEAVING = (Verb.ABORT, Verb.ROLLBACK)
 """Verbs that take the candidate away; they count even when the spec already asks for another one."""
@@ -69,10 +81,9 @@ def _failure(
     """Return why the candidate is bad, if it is."""
     pods = observed.pods.get(traffic.candidate, NO_PODS)
     where = f"step {traffic.step} at {traffic.weight} %"
-    if pods.trouble in (Trouble.CRASHING, Trouble.DIGEST_MISMATCH):
-        reason = Reason.CRASHING if pods.trouble is Trouble.CRASHING else Reason.DIGEST_MISMATCH
+    if pods.trouble in BAD_REVISION:
         words = f"{pods.words or f'its container ended {pods.restarts} times'} ({where})"
-        return Rejection(traffic.candidate, reason, words, now)
+        return Rejection(traffic.candidate, Reason(pods.trouble), words, now)
     place = locate(traffic, spec.strategy.steps)
     if gate is None or gate.state is not GateState.FAILED or not place.has_traffic:
         return None

@@ -83,6 +83,12 @@ class Trouble(StrEnum):
     """Our container ended again and again, or was killed for memory."""
     DIGEST_MISMATCH = "DigestMismatch"
     """The files are not those that the digest names."""
+    NOT_SERVABLE = "NotServable"
+    """They are, and no server can serve them: a LoRA adapter without its model."""
+
+
+BAD_REVISION = frozenset({Trouble.CRASHING, Trouble.DIGEST_MISMATCH, Trouble.NOT_SERVABLE})
+"""What waiting does not mend; each is a reason by the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ class Rejection:
 
     revision: str
     reason: str
-    """Of common.reasons: AnalysisFailed, Crashing, DigestMismatch, Aborted, RolledBack."""
+    """Of common.reasons: AnalysisFailed, Crashing, DigestMismatch, NotServable, Aborted, RolledBack."""
     message: str
     at: datetime
 

@@ -71,6 +71,11 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "message": "0/3 node
             "x is changed",
         ),
         (
+            pod(verify={"state": {"terminated": {"exitCode": 64, "message": "x is a LoRA adapter"}}}),
+            Trouble.NOT_SERVABLE,
+            "LoRA adapter",
+        ),
+        (
             pod(verify={"state": {"terminated": {"exitCode": 66, "message": "no files"}}}),
             Trouble.INFRASTRUCTURE,
             "no files",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_operator.policyrollout.decision import Gate, GateState
-from rlhf_operator.policyrollout.views import Support, Trouble, Wanted
+from rlhf_operator.policyrollout.views import BAD_REVISION, Support, Trouble, Wanted
 
 from .world import BEGIN, STEPS, World, spec_of
 
@@ -131,7 +131,7 @@ def test_on_failure_pause_keeps_the_weight_and_asks() -> None:
     assert (world.route.weight, world.paused) == (10, "AnalysisPaused")
 
 
-@pytest.mark.parametrize("trouble", [Trouble.CRASHING, Trouble.DIGEST_MISMATCH])
+@pytest.mark.parametrize("trouble", sorted(BAD_REVISION))
 @pytest.mark.parametrize("step", ["starting", "ten"])
 def test_a_bad_container_is_remembered(step: str, trouble: Trouble) -> None:
     world = World().serve().enter(step)

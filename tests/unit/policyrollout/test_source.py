@@ -89,6 +89,29 @@ def test_one_that_failed_is_never_served() -> None:
     assert (recorded.source, recorded.reason) == (None, "GateFailed")
 
 
+def adapter(name: str, artifact: str | None = None, **lora: Any) -> Any:
+    return job(name, artifact, **LINE) | {"spec": {"lora": {"rank": 8, **lora}}}
+
+
+@pytest.mark.parametrize("artifact", [None, "one"])
+@pytest.mark.parametrize("lora", [{}, {"output": "Adapter"}])
+def test_a_job_that_makes_an_adapter_is_refused_before_it_has_published(artifact: str | None, lora: Any) -> None:
+    for model in (REF, SELECTOR):
+        refused = found(model, adapter("assistant-7", artifact, **lora))
+        assert (refused.source, refused.reason) == (None, "NotServable")
+        assert "assistant-7" in refused.message
+        assert "lora.output: Merged" in refused.message
+
+
+def test_a_merged_adapter_is_a_model() -> None:
+    assert digest(found(REF, adapter("assistant-7", "one", output="Merged"))) == sha256_of(b"one")
+
+
+def test_a_selector_takes_the_newest_that_is_no_adapter() -> None:
+    older = job("a", "one", at="2026-01-01T00:00:00Z", **LINE)
+    assert digest(found(SELECTOR, older, adapter("b", "two"))) == sha256_of(b"one")
+
+
 def test_what_is_waited_for_is_said() -> None:
     assert "step 3 of 8" in found(REF, job("assistant-7")).message
     ended = job("assistant-7")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_operator.api.exitcodes import VERIFY_MISMATCH, VERIFY_UNREADABLE
+from rlhf_operator.api.exitcodes import VERIFY_MISMATCH, VERIFY_NOT_SERVABLE, VERIFY_UNREADABLE
 from rlhf_scoring.tree import digest_tree
 from rlhf_scoring.verify import TERMINATION_LOG, main
 
@@ -54,6 +54,23 @@ def test_a_folder_that_is_not_there_is_no_mismatch(model: Path) -> None:
 def test_a_link_is_refused(model: Path) -> None:
     (model / "weights").symlink_to("/etc/hostname")
     assert run(model, digest_tree(model))[0] == VERIFY_UNREADABLE
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_adapter_is_told_by_name_with_what_to_do(model: Path, tmp_path: Path, cached: bool) -> None:
+    (model / "adapter_config.json").write_text("{}")
+    command = ["--artifact", str(model), "--digest", digest_tree(model)]
+    command += ["--cache", str(tmp_path / "cache")] if cached else []
+    # The second time with a cache, the files stand there already.
+    assert [main(command), main(command)] == [VERIFY_NOT_SERVABLE] * 2
+    said = (tmp_path / "said").read_text()
+    assert "LoRA adapter" in said
+    assert "lora.output: Merged" in said
+
+
+def test_an_adapter_with_other_files_than_the_digests_is_a_mismatch(model: Path) -> None:
+    (model / "adapter_config.json").write_text("{}")
+    assert run(model, OTHER)[0] == VERIFY_MISMATCH
 
 
 def test_a_manifest_that_is_none_is_told(model: Path) -> None:
