@@ -34,4 +34,5 @@ def environment(ours: Mapping[str, str], fields: PodFields) -> list[dict[str, An
     theirs = {each.name: each.dump() for each in fields.env if not each.name.startswith("RLHF_")}
     scratch = {each["name"]: each for each in scratch_env()}
     named: dict[str, Any] = {name: {"name": name, "value": value} for name, value in ours.items()} | scratch
-    return list((named | theirs).values())
+    # An empty value is stored without the field: to ask for it would be a drift that no write mends.
+    return [{key: part for key, part in each.items() if key != "value" or part} for each in (named | theirs).values()]
