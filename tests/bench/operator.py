@@ -107,7 +107,7 @@ async def _measure(kubeconfig: Path, scratch: Path) -> Findings:
             findings.cold_seconds = ended - started
             findings.cold_cpu_seconds = operator.cpu_seconds()
             await _check_children(client)
-            await asyncio.to_thread(_settled, operator)
+            await asyncio.to_thread(settled, operator)
             findings.cold_calls = await asyncio.to_thread(operator.calls)
             findings.rss_bytes = operator.rss_bytes()
             before, at = await asyncio.to_thread(operator.calls), time.monotonic()
@@ -119,7 +119,7 @@ async def _measure(kubeconfig: Path, scratch: Path) -> Findings:
                 await maps.until(lambda seen: len(seen) >= 2 * OBJECTS, 60, "the children's ConfigMaps")
                 findings.reactions = await _react(client, maps)
             findings.rss_bytes = max(findings.rss_bytes, operator.rss_bytes())
-            await asyncio.to_thread(_settled, operator)
+            await asyncio.to_thread(settled, operator)
             await asyncio.to_thread(operator.terminate)
         with OperatorProcess(scratch / "second", kubeconfig, command=COMMAND, settings=settings) as operator:
             await asyncio.to_thread(_all_reconciled, operator)
@@ -178,7 +178,7 @@ def _all_running(seen: dict[str, Object]) -> bool:
     return len(seen) == OBJECTS and all((o.get("status") or {}).get("attempts") for o in seen.values())
 
 
-def _settled(operator: OperatorProcess) -> None:
+def settled(operator: OperatorProcess) -> None:
     """Until nothing waits and no call was made for two seconds."""
     last = (-1, 0.0)
 
@@ -198,7 +198,7 @@ def _all_reconciled(operator: OperatorProcess) -> None:
     operator.wait_ready()
     count = "rlhf_operator_reconcile_seconds_count"
     wait_for("a reconcile each", lambda: operator.metric(count) >= OBJECTS, _PATIENCE_SECONDS, every=0.2)
-    _settled(operator)
+    settled(operator)
 
 
 def _writes(calls: Mapping[str, int]) -> int:

@@ -1,20 +1,22 @@
 """The operator under 1,000 PolicyRollouts, 100 of them measuring every 30 s: CPU, memory, calls, queries, lateness.
 
 A control plane with simulated pods (kwok), a gateway's controller played by this process, and a real Prometheus.
-Settings for comparisons: BENCH_OBJECTS (1000), BENCH_ANALYSING (100), BENCH_SECONDS (180).
+Takes about BENCH_SECONDS + 4 min; what it is at is told on the way. Settings for comparisons: BENCH_OBJECTS (1000),
+BENCH_ANALYSING (100), BENCH_SECONDS (180), BENCH_IDLE_SECONDS (60).
 """
 
 from __future__ import annotations
 
 import asyncio
 import http.client
+import math
 import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.harness import Report, Row, percentile
 from bench.load import Object, Watcher, create_all, watching
-from bench.operator import COMMAND
+from bench.operator import COMMAND, settled
 from opkit.api import Api
 from opkit.plane import private_plane
 from opkit.process import OperatorProcess
@@ -42,6 +44,7 @@ NAMESPACE = "bench"
 OBJECTS = int(os.environ.get("BENCH_OBJECTS", "1000"))
 ANALYSING = int(os.environ.get("BENCH_ANALYSING", "100"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
+IDLE_SECONDS = float(os.environ.get("BENCH_IDLE_SECONDS", "60"))
 INTERVAL_SECONDS = 30.0
 _PATIENCE_SECONDS = 900.0
 _ERRORS_PER_REQUEST = 0.002
@@ -55,22 +58,71 @@ class Findings:
     cold_seconds: float = 0.0
     cold_cpu_seconds: float = 0.0
     cold_calls: Mapping[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    cold_by_resource: Mapping[str, float] = field(default_factory=dict)
+    idle: Spent | None = None
+    """Everything serves, nothing is under way."""
+    steady: Spent | None = None
+    """Rounds go on, nothing else changes."""
     rss_bytes: int = 0
-    calls: Mapping[str, int] = field(default_factory=dict)
-    queries: float = 0.0
     lateness: list[float] = field(default_factory=list)
-    """Seconds from when a round was due to when its measurements were recorded."""
-    rounds: int = 0
+    """Seconds from when a round was due to when its measurements were seen on record, of each round."""
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What the operator has used so far."""
+
+    at: float
+    cpu_seconds: float
+    calls: Mapping[str, int]
+    queries: float
+    reconciles: float
+
+    @classmethod
+    def read(cls, operator: OperatorProcess, server: RunningPrometheus) -> Meter:
+        """Read them now."""
+        return cls(
+            at=time.monotonic(),
+            cpu_seconds=operator.cpu_seconds(),
+            calls=operator.calls(),
+            queries=_queries(server),
+            reconciles=operator.metric("rlhf_operator_reconcile_seconds_count"),
+        )
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What it has used between two readings."""
+
+    seconds: float
+    cpu_seconds: float
+    calls: Mapping[str, int]
+    queries: float
+    reconciles: float
+
+    @classmethod
+    def between(cls, before: Meter, after: Meter) -> Spent:
+        """Their difference."""
+        return cls(
+            seconds=after.at - before.at,
+            cpu_seconds=after.cpu_seconds - before.cpu_seconds,
+            calls={verb: count - before.calls.get(verb, 0) for verb, count in after.calls.items()},
+            queries=after.queries - before.queries,
+            reconciles=after.reconciles - before.reconciles,
+        )
+
+    def count(self, *verbs: str) -> int:
+        """Requests to the API server by these verbs."""
+        return sum(self.calls.get(verb, 0) for verb in verbs)
 
 
 def run() -> Report:
     """The whole benchmark."""
+    progress = Progress()
     with private_plane() as bed, tempfile.TemporaryDirectory(prefix="rlhf-bench-") as scratch:
         api = Api(bed.kubeconfig)
         api.install_our_crds()
-        for crd in api_crds(Paths.default(), Progress()):
+        for crd in api_crds(Paths.default(), progress):
             api.install_crd(crd)
         api.close()
         kwok.start(bed)
@@ -80,7 +132,7 @@ def run() -> Report:
                 exposed(traffic.text) as port,
                 prometheus(Path(scratch) / "prometheus", port, interval="15s") as server,
             ):
-                findings = asyncio.run(_measure(bed.kubeconfig, Path(scratch), server, traffic))
+                findings = asyncio.run(_measure(bed.kubeconfig, Path(scratch), server, traffic, progress))
         finally:
             kwok.stop(bed)
     return _report(findings)
@@ -133,7 +185,9 @@ class Traffic:
         return "\n".join(lines) + "\n"
 
 
-async def _measure(kubeconfig: Path, scratch: Path, server: RunningPrometheus, traffic: Traffic) -> Findings:
+async def _measure(
+    kubeconfig: Path, scratch: Path, server: RunningPrometheus, traffic: Traffic, progress: Progress
+) -> Findings:
     findings = Findings()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(KubeClient(from_kubeconfig(kubeconfig), user_agent="bench"))
@@ -156,10 +210,18 @@ async def _measure(kubeconfig: Path, scratch: Path, server: RunningPrometheus, t
             findings.cold_seconds = ended - operator.started_at
             findings.cold_cpu_seconds = operator.cpu_seconds()
             findings.cold_calls = await asyncio.to_thread(operator.calls)
+            findings.cold_by_resource = await asyncio.to_thread(_by_resource, operator)
+            progress.say(f"{OBJECTS} serve; at rest for {IDLE_SECONDS:.0f} s")
+            await asyncio.to_thread(settled, operator)
+            before = await asyncio.to_thread(Meter.read, operator, server)
+            await asyncio.sleep(IDLE_SECONDS)
+            findings.idle = Spent.between(before, await asyncio.to_thread(Meter.read, operator, server))
             await asyncio.gather(*(_ask_for(client, number, "two") for number in range(ANALYSING)))
             await objects.until(_all_measure, _PATIENCE_SECONDS, "every candidate in its step")
             traffic.revisions = {name: _revisions(each) for name, each in objects.objects.items() if _steps(each)}
+            progress.say(f"{ANALYSING} candidates have their first weight")
             await objects.until(_all_measured, _PATIENCE_SECONDS, "a first round each")
+            progress.say(f"rounds of each for {SECONDS:.0f} s")
             await _watch_rounds(objects, operator, server, findings)
     return findings
 
@@ -180,27 +242,22 @@ async def _watch_rounds(
     objects: Watcher, operator: OperatorProcess, server: RunningPrometheus, findings: Findings
 ) -> None:
     """Steady state: rounds go on, nothing else changes."""
-    calls, cpu, queries = await asyncio.to_thread(operator.calls), operator.cpu_seconds(), _queries(server)
-    started = time.monotonic()
-    last = {name: _measured_at(each) for name, each in objects.objects.items() if _steps(each)}
-    deadline = started + SECONDS
+    last = {name: at for name, each in objects.objects.items() if (at := _measured_at(each)) is not None}
+    before = await asyncio.to_thread(Meter.read, operator, server)
+    deadline = before.at + SECONDS
 
     def over(seen: dict[str, Object]) -> bool:
-        for name, before in last.items():
+        now = datetime.now(UTC)
+        for name, former in last.items():
             at = _measured_at(seen[name])
-            if at is not None and before is not None and at > before:
-                findings.lateness.append((at - before).total_seconds() - INTERVAL_SECONDS)
+            if at is not None and at > former:
+                findings.lateness.append((now - former).total_seconds() - INTERVAL_SECONDS)
                 last[name] = at
         return time.monotonic() >= deadline
 
     await objects.until(over, SECONDS + 60, "the time to be over")
-    findings.seconds = time.monotonic() - started
-    findings.rounds = len(findings.lateness)
-    findings.cpu_seconds = operator.cpu_seconds() - cpu
+    findings.steady = Spent.between(before, await asyncio.to_thread(Meter.read, operator, server))
     findings.rss_bytes = operator.rss_bytes()
-    after = await asyncio.to_thread(operator.calls)
-    findings.calls = {verb: after[verb] - calls.get(verb, 0) for verb in after}
-    findings.queries = _queries(server) - queries
 
 
 @asynccontextmanager
@@ -304,30 +361,64 @@ def _queries(server: RunningPrometheus) -> float:
     )
 
 
+def _by_resource(operator: OperatorProcess) -> dict[str, float]:
+    """Requests to the API server by verb and resource."""
+    found: dict[str, float] = {}
+    for each in operator.samples():
+        if each.name == "rlhf_operator_api_requests_total":
+            key = f"{each.labels['verb']} {each.labels['resource']} {each.labels['code']}"
+            found[key] = found.get(key, 0) + each.value
+    return found
+
+
 def _report(found: Findings) -> Report:
-    rounds = max(1, found.rounds)
-    writes = sum(found.calls.get(verb, 0) for verb in ("create", "update", "patch", "delete"))
-    reads = sum(found.calls.get(verb, 0) for verb in ("get", "list", "watch"))
+    steady, idle = found.steady, found.idle
+    assert steady is not None
+    assert idle is not None
+    rounds = max(1, len(found.lateness))
+    lateness = found.lateness or [math.nan]
+    per_hour = 3600 / idle.seconds / OBJECTS
     rows = [
         Row("cold_start_seconds", f"cold start of {OBJECTS:,} to 100 % each, s", found.cold_seconds),
         Row("cpu_seconds_cold", "operator CPU until then, s", found.cold_cpu_seconds),
         Row("rss_mb", f"resident memory with {OBJECTS:,}, {ANALYSING} measuring, 10^6 bytes", found.rss_bytes / 1e6),
-        Row("cpu_share", "operator CPU while they measure, cores", found.cpu_seconds / found.seconds),
-        Row("queries_per_second", "queries to Prometheus per second", found.queries / found.seconds),
-        Row("queries_per_round", "queries per round", found.queries / rounds),
-        Row("writes_per_round", "API writes per round (one status)", writes / rounds),
-        Row("reads_per_round", "API reads per round", reads / rounds),
-        Row("lateness_p50_seconds", "lateness of a round, p50, s", percentile(found.lateness or [0.0], 50)),
-        Row("lateness_p95_seconds", "lateness of a round, p95, s", percentile(found.lateness or [0.0], 95)),
-        Row("lateness_max_seconds", "lateness of a round, worst, s", max(found.lateness or [0.0])),
+        Row("idle_cpu_share", f"operator CPU while {OBJECTS:,} serve at rest, cores", idle.cpu_seconds / idle.seconds),
+        Row("idle_reconciles_per_hour", "looks per idle object and hour", idle.reconciles * per_hour),
+        Row("idle_reads_per_hour", "API reads per idle object and hour, watches included", _reads(idle) * per_hour),
+        Row("idle_writes_per_hour", "API writes per idle object and hour", _writes(idle) * per_hour, "0"),
+        Row("cpu_share", f"operator CPU while {ANALYSING} measure, cores", steady.cpu_seconds / steady.seconds),
+        Row("cpu_ms_per_round", "operator CPU per round, ms", 1000 * steady.cpu_seconds / rounds),
+        Row("queries_per_second", "queries to Prometheus per second", steady.queries / steady.seconds),
+        Row("queries_per_round", "queries per round", steady.queries / rounds),
+        Row("reconciles_per_round", "looks per round", steady.reconciles / rounds),
+        Row("writes_per_round", "API writes per round", _writes(steady) / rounds, "1: the status"),
+        Row("reads_per_round", "API reads per round, watches included", _reads(steady) / rounds),
+        Row("lateness_p50_seconds", "a round on record after it was due, p50, s", percentile(lateness, 50)),
+        Row("lateness_p95_seconds", "a round on record after it was due, p95, s", percentile(lateness, 95)),
+        Row("lateness_max_seconds", "a round on record after it was due, worst, s", max(lateness)),
     ]
     notes = [
-        f"{found.rounds} rounds in {found.seconds:.0f} s; times are those of status, which has whole seconds.",
+        f"{len(found.lateness)} rounds in {steady.seconds:.0f} s, every {INTERVAL_SECONDS:.0f} s, three metrics",
         f"requests at cold start: {_words(found.cold_calls)}",
-        f"requests while they measure: {_words(found.calls)}",
+        f"requests in {idle.seconds:.0f} s at rest: {_words(idle.calls)}",
+        f"requests while they measure: {_words(steady.calls)}",
     ]
-    details = {"objects": OBJECTS, "analysing": ANALYSING, "cold": found.cold_calls, "steady": found.calls}
+    details = {
+        "objects": OBJECTS,
+        "analysing": ANALYSING,
+        "cold": found.cold_by_resource,
+        "idle": idle.calls,
+        "steady": steady.calls,
+    }
     return Report(rows, notes, details)
+
+
+def _writes(spent: Spent) -> int:
+    return spent.count("create", "update", "patch", "delete")
+
+
+def _reads(spent: Spent) -> int:
+    return spent.count("get", "list", "watch")
 
 
 def _words(calls: Mapping[str, int]) -> str:
