@@ -19,6 +19,7 @@ from rlhf_server.livejudge.app import build_app
 from rlhf_server.livejudge.service import LiveJudge
 from rlhf_server.livejudge.settings import Settings
 
+KEY = "s" * 40
 _PATIENCE_SECONDS = 30.0
 
 
@@ -44,7 +45,8 @@ class Live:
 
     def post(self, body: bytes) -> httpx.Response:
         """One body."""
-        return self._client.post("/v1/samples", content=body, headers={"content-type": "application/json"})
+        headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+        return self._client.post("/v1/samples", content=body, headers=headers)
 
     def get(self, path: str) -> httpx.Response:
         """One GET."""
@@ -84,13 +86,20 @@ def write(folder: Path, plan: JudgePlan | str) -> Path:
     return new.replace(folder / JUDGE_PLAN_FILE)
 
 
+def keys(folder: Path, *keys: str) -> Path:
+    """The keys that are taken, as a Secret's file changes."""
+    new = folder / "samples.new"
+    new.write_text("\n".join(keys or (KEY,)))
+    return new.replace(folder / "samples")
+
+
 @contextlib.contextmanager
 def judging(folder: Path, plan: JudgePlan | str | None, **settings: Any) -> Iterator[Live]:
     """A live judge in this process. Polls soon, so that tests do not wait."""
     if plan is not None:
         write(folder, plan)
     chosen = {"plan_poll_seconds": 0.05, "retry_seconds": 0.05, "ask_seconds": 5.0, **settings}
-    judge = LiveJudge(Settings(plan=folder / JUDGE_PLAN_FILE, **chosen))
+    judge = LiveJudge(Settings(plan=folder / JUDGE_PLAN_FILE, keys=keys(folder), **chosen))
     with listening(build_app(judge)) as (url, _):
         live = Live(url, folder)
         try:
@@ -105,7 +114,7 @@ class LiveProcess(Process):
     def __init__(self, folder: Path, log: Path, port: int = 0, **settings: str) -> None:
         port = port or free_port()
         arguments = {"plan": str(folder / JUDGE_PLAN_FILE), "host": "127.0.0.1", "port": str(port)}
-        arguments |= {"plan_poll_seconds": "0.1", "retry_seconds": "0.1", **settings}
+        arguments |= {"keys": str(keys(folder)), "plan_poll_seconds": "0.1", "retry_seconds": "0.1", **settings}
         options = [part for name, value in arguments.items() for part in (f"--{name.replace('_', '-')}", value)]
         super().__init__([sys.executable, "-m", "rlhf_server.livejudge", *options], port, log, {})
         self.live = Live(self.url, folder)

@@ -55,7 +55,7 @@ class PolicyServer(Process):
         for name in ("signals", "texts", "keys", "spool", "trajectories"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.set_signals(signals or {})
-        for name in ("feedback", "pseudonym"):
+        for name in ("feedback", "pseudonym", "samples"):
             (folder / "keys" / name).write_text(FEEDBACK_KEY)
         if system_prompt:
             (folder / "texts" / SYSTEM_PROMPT_FILE).write_text(system_prompt)

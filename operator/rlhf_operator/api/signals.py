@@ -46,6 +46,8 @@ CHAT_TEMPLATE_FILE = "chat-template.jinja"
 KEYS_PATH = "/rlhf/keys"
 FEEDBACK_KEY_FILE = "feedback"
 PSEUDONYM_KEY_FILE = "pseudonym"
+SAMPLES_KEY_FILE = "samples"
+"""What serving pods prove themselves to the live judge with: bearer token of POST /v1/samples."""
 TRAJECTORIES_PATH = "/rlhf/trajectories"
 SPOOL_PATH = "/rlhf/spool"
 MODEL_PATH = "/rlhf/model"
@@ -228,6 +230,8 @@ class LiveSample(Model):
 
 
 class LiveBatch(Model):
-    """The body of POST /v1/samples: 202 when taken, 429 with Retry-After when the judge is full."""
+    """The body of POST /v1/samples: 202 when taken, 401 without the rollout's key, 429 with Retry-After when the judge
+    is full.
+    """
 
     samples: Annotated[list[LiveSample], Field(min_length=1, max_length=256)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,14 +130,15 @@ def signals_config_map(owner: Owner, settings: SignalSettings) -> dict[str, Any]
     }
 
 
-def keys_secret(owner: Owner, feedback: str, pseudonym: str) -> dict[str, Any]:
-    """Return the Secret of the rollout's keys, random text: created once and never changed."""
+def keys_secret(owner: Owner, random: Callable[[], str]) -> dict[str, Any]:
+    """Return the Secret of the rollout's keys: created once and never changed. random: gives 32 bytes of it as text."""
+    keys = (signals.FEEDBACK_KEY_FILE, signals.PSEUDONYM_KEY_FILE, signals.SAMPLES_KEY_FILE)
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata(owner, keys_name(owner.name), {owner.label: owner.name}),
         "type": "Opaque",
-        "stringData": {signals.FEEDBACK_KEY_FILE: feedback, signals.PSEUDONYM_KEY_FILE: pseudonym},
+        "stringData": {name: random() for name in keys},
     }
 
 
@@ -171,6 +172,7 @@ def _pod(owner: Owner, settings: JudgeSettings, defaults: OperatorDefaults, labe
             *("--plan", f"{signals.JUDGE_PLAN_PATH}/{signals.JUDGE_PLAN_FILE}"),
             *("--port", str(signals.JUDGE_PORT)),
             *("--state", STATE_PATH),
+            *("--keys", f"{signals.KEYS_PATH}/{signals.SAMPLES_KEY_FILE}"),
         ],
         "env": environment({}, settings),
         "ports": [{"name": "http", "containerPort": signals.JUDGE_PORT, "protocol": "TCP"}],
@@ -179,6 +181,7 @@ def _pod(owner: Owner, settings: JudgeSettings, defaults: OperatorDefaults, labe
             *scratch_mounts(),
             {"name": "plan", "mountPath": signals.JUDGE_PLAN_PATH, "readOnly": True},
             {"name": "state", "mountPath": STATE_PATH},
+            {"name": "keys", "mountPath": signals.KEYS_PATH, "readOnly": True},
         ],
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -194,6 +197,8 @@ def _pod(owner: Owner, settings: JudgeSettings, defaults: OperatorDefaults, labe
     if settings.resources is not None:
         container["resources"] = settings.resources.dump()
     items = [{"key": signals.JUDGE_PLAN_FILE, "path": signals.JUDGE_PLAN_FILE}]
+    # Of the rollout's keys this one alone: who judges can neither sign feedback tokens nor undo pseudonyms.
+    keys = [{"key": signals.SAMPLES_KEY_FILE, "path": signals.SAMPLES_KEY_FILE}]
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -205,6 +210,7 @@ def _pod(owner: Owner, settings: JudgeSettings, defaults: OperatorDefaults, labe
             {"name": "plan", "configMap": {"name": judge_name(owner.name), "items": items}},
             # Outlives the container: what was counted is not counted again after a restart.
             {"name": "state", "emptyDir": {}},
+            {"name": "keys", "secret": {"secretName": keys_name(owner.name), "items": keys, "defaultMode": 0o440}},
         ],
         **scheduling(settings),
     }

@@ -293,7 +293,7 @@ async def _keys(observed: Observed, reader: Reader, *, adopting: bool) -> Manife
     found = await reader.fetch(SECRETS, owner.namespace, keys_name(owner.name))
     if found is not None and _is_owned(found):
         return None
-    return keys_secret(owner, secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+    return keys_secret(owner, lambda: secrets.token_urlsafe(32))
 
 
 def _judge_on_record(config_maps: Iterable[Manifest], owner: Owner) -> JudgePods | None:

@@ -1,6 +1,7 @@
 """What the judge answers when it has no scores: one class per reason, none of them with a text in it.
 
 Refusal
+├── Unauthorized      401  the live judge: no key of this rollout
 ├── BodyTooLarge      413  the body, or one text, is larger than the limit
 ├── RequestInvalid    422  not JSON, not the schema, or too many items
 ├── VersionNotHeld    409  another version was asked for than the one that is here
@@ -24,6 +25,12 @@ class Refusal(Exception):
         self.message = message
         self.reason = reason or self.reason or type(self).__name__
         self.retry_after_seconds = retry_after_seconds
+
+
+class Unauthorized(Refusal):
+    """The request proves nothing."""
+
+    status = HTTPStatus.UNAUTHORIZED
 
 
 class BodyTooLarge(Refusal):

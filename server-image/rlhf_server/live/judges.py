@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 Dropped = Callable[[LiveSample, str], None]
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Keys = Callable[[], Sequence[bytes]]
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -58,9 +59,10 @@ class _Judge:
 class Judges:
     """The judges behind one headless Service."""
 
-    def __init__(self, url: str, dropped: Dropped, resolve: Resolve = resolve) -> None:
+    def __init__(self, url: str, dropped: Dropped, resolve: Resolve = resolve, keys: Keys = tuple) -> None:
+        """keys: gives those that the judges know; the first one is sent, for they may be changed while we run."""
         self._url: SplitResult = urlsplit(url)
-        self._dropped, self._resolve = dropped, resolve
+        self._dropped, self._resolve, self._keys = dropped, resolve, keys
         self._judges: dict[str, _Judge] = {}
         self._samples = self._chars = 0
         self._wake = asyncio.Event()
@@ -172,7 +174,11 @@ class Judges:
             "POST",
             f"{self._url.scheme}://{host}{port}{self._url.path.rstrip('/')}{PATH}",
             content=content,
-            headers={"content-type": "application/json", "host": self._url.netloc.rpartition("@")[2]},
+            headers={
+                "content-type": "application/json",
+                "host": self._url.netloc.rpartition("@")[2],
+                **_proof(self._keys()),
+            },
         )
         # Of the answer only the status is read: a judge that lies can say as much as it likes.
         response = await self._client.send(request, stream=True)
@@ -200,6 +206,10 @@ def _batch(waiting: deque[LiveSample]) -> list[LiveSample]:
         chars += _size(waiting[0])
         found.append(waiting.popleft())
     return found
+
+
+def _proof(keys: Sequence[bytes]) -> dict[str, str]:
+    return {"authorization": f"Bearer {keys[0].decode('latin-1')}"} if keys else {}
 
 
 def _size(sample: LiveSample) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rlhf_operator.api.signals import LiveSample, Role, SignalSettings
 
@@ -36,6 +36,7 @@ class Pod:
         """The pod is about to end: copies are no longer taken."""
         self.in_flight = {Role.LIVE: 0, Role.SHADOW: 0}
         self._keys = KeyFile(settings.feedback_key) if settings.feedback_key.exists() else None
+        self._samples_keys = KeyFile(settings.samples_key) if settings.samples_key.exists() else None
         self._session_key = settings.pseudonym_key.read_bytes().strip() if settings.pseudonym_key.exists() else b""
         self._expect: Callable[[Mapping[str, str]], None] | None = None
         self._judges: Judges | None = None
@@ -130,8 +131,11 @@ class Pod:
             if former is not None:
                 await former.close()
             if self._judge_url is not None:
-                self._judges = Judges(self._judge_url, self._dropped)
+                self._judges = Judges(self._judge_url, self._dropped, keys=self._keys_for_judges)
                 self._judges.start()
+
+    def _keys_for_judges(self) -> Sequence[bytes]:
+        return self._samples_keys.keys() if self._samples_keys is not None else ()
 
     def _dropped(self, sample: LiveSample, reason: str) -> None:
         self.metrics.sample_dropped(sample.role, reason)

@@ -17,6 +17,7 @@ from rlhf_operator.api.signals import (
     KEYS_PATH,
     LIVE_PORT,
     PSEUDONYM_KEY_FILE,
+    SAMPLES_KEY_FILE,
     SHADOW_PORT,
     SIGNALS_FILE,
     SIGNALS_PATH,
@@ -85,6 +86,11 @@ class PodSettings(BaseSettings):
     def pseudonym_key(self) -> Path:
         """The key that pseudonyms are made with."""
         return self.keys_path / PSEUDONYM_KEY_FILE
+
+    @property
+    def samples_key(self) -> Path:
+        """The key that the live judge knows this rollout's pods by."""
+        return self.keys_path / SAMPLES_KEY_FILE
 
     def system_prompt(self) -> str:
         """The revision's system prompt; empty without one. Raises OSError, ValueError."""

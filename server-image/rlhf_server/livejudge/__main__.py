@@ -24,9 +24,8 @@ _GRACE_SECONDS = 5
 _log = logging.getLogger("rlhf_server.livejudge")
 
 
-async def run(settings: Settings) -> None:
+async def run(judge: LiveJudge, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: take nothing more, score what was taken for a while, end."""
-    judge = LiveJudge(settings)
     server = listening(build_app(judge), _GRACE_SECONDS, host=settings.host, port=settings.port)
     loop = asyncio.get_running_loop()
     ending = asyncio.Event()
@@ -61,7 +60,12 @@ def main() -> int:
             _log.error("setting %s: %s", ".".join(map(str, entry["loc"])), entry["msg"])
         return _BAD_CONFIG
     set_up(settings.log_level)
-    asyncio.run(run(settings))
+    try:
+        judge = LiveJudge(settings)
+    except (OSError, ValueError) as error:
+        _log.error("the key that serving pods prove themselves by can't be read: %s", error)
+        return _BAD_CONFIG
+    asyncio.run(run(judge, settings))
     logging.shutdown()
     # Python would wait for every thread, and one may be waiting for a scorer that hangs. They hold nothing.
     os._exit(0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import hmac
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -11,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from rlhf_operator.api.signals import LiveBatch
 from rlhf_server.intake import Bodies, answer_refusals, read_body
-from rlhf_server.judge.errors import Refusal, Unavailable
+from rlhf_server.judge.errors import Refusal, Unauthorized, Unavailable
 
 from .service import LiveJudge
 
@@ -33,6 +34,8 @@ def build_app(judge: LiveJudge) -> FastAPI:
     async def samples(request: Request) -> Response:
         code: int = HTTPStatus.INTERNAL_SERVER_ERROR
         try:
+            # Before a byte of the body is read: who has no key must not fill the memory of those who have.
+            _check_key(request, judge.keys())
             with bodies.holding() as take:
                 batch = await read_body(request, LiveBatch, judge.settings.max_body_bytes, take)
             judge.take(batch.samples)
@@ -63,3 +66,11 @@ def build_app(judge: LiveJudge) -> FastAPI:
     app.add_route("/livez", livez)
     answer_refusals(app)
     return app
+
+
+def _check_key(request: Request, keys: Sequence[bytes]) -> None:
+    """Raises Unauthorized: made-up answers could roll a good revision back, or keep a bad one."""
+    given = request.headers.get("authorization", "").encode("latin-1")
+    # All keys, always: how long it takes tells neither which one fits nor how much of it.
+    if not any([hmac.compare_digest(b"Bearer " + key, given) for key in keys]):
+        raise Unauthorized("samples are taken from this rollout's serving pods only, which send its key")

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from rlhf_operator.api.signals import JUDGE_INFO, JudgePlan, LiveSample, LiveScorer
 from rlhf_server.judge.errors import QueueFull, RequestInvalid, Unavailable
+from rlhf_server.live.tokens import KeyFile
 
 from .asking import Found, Work, reads_pairs
 from .journal import Journal
@@ -33,7 +34,9 @@ class LiveJudge:
     """One judge. Everything but the scorers runs on one event loop, so nothing here needs a lock."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises OSError, ValueError: without a key nobody could be told from anybody."""
         self.settings = settings
+        self.keys = KeyFile(settings.keys).keys
         self.draining = False
         self._file = PlanFile(settings.plan)
         self._plan: JudgePlan | None = None

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from rlhf_operator.api.signals import JUDGE_PLAN_FILE, JUDGE_PLAN_PATH, JUDGE_PORT
+from rlhf_operator.api.signals import JUDGE_PLAN_FILE, JUDGE_PLAN_PATH, JUDGE_PORT, KEYS_PATH, SAMPLES_KEY_FILE
 
 MIB = 1024 * 1024
 
@@ -25,6 +25,8 @@ class Settings(BaseSettings):
 
     plan: Path = Path(JUDGE_PLAN_PATH) / JUDGE_PLAN_FILE
     """judge.json; read again when it changes."""
+    keys: Path = Path(KEYS_PATH) / SAMPLES_KEY_FILE
+    """Keys of the rollout, one to the line; serving pods send one of them, and whoever does not is answered 401."""
     host: str = "0.0.0.0"  # noqa: S104 - a pod is reached by its address
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = JUDGE_PORT

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from judgekit.live import LiveProcess, write
+from judgekit.live import KEY, LiveProcess, write
 from judgekit.samples import NOT_BAD, SHORTER, pair, plan, sample, scorer
 from rlhf_operator.api import signals
 from rlhf_operator.api.signals import LiveBatch
@@ -93,7 +93,8 @@ class Sender:
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, trust_env=False, timeout=5) as client:
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=self._url, headers=headers, trust_env=False, timeout=5) as client:
             at = 0
             while at < len(self._batches):
                 try:
@@ -160,6 +161,12 @@ def test_a_scorer_that_hangs_does_not_keep_it_from_ending(folder: Path) -> None:
             started = time.monotonic()
             assert process.wait() == 0
             assert time.monotonic() - started < 8
+
+
+def test_without_a_key_it_does_not_start(folder: Path) -> None:
+    with LiveProcess(folder, folder / "keyless.log", keys=str(folder / "nowhere")) as process:
+        assert process.wait() == 2
+        assert "nowhere" in process.tail()
 
 
 def test_a_setting_that_is_none_ends_it_with_its_name(folder: Path) -> None:

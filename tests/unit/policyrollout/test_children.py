@@ -61,7 +61,7 @@ GOLDEN: dict[str, Callable[[], Mapping[str, Any]]] = {
     "judge-service": lambda: judging.judge_service(OWNER),
     "judge-budget": lambda: judging.judge_budget(OWNER),
     "signals": lambda: judging.signals_config_map(OWNER, SignalSettings(judge=judging.judge_url(OWNER))),
-    "keys": lambda: judging.keys_secret(OWNER, "one", "two"),
+    "keys": lambda: judging.keys_secret(OWNER, iter(("one", "two", "three")).__next__),
     "scaled-object": lambda: scaled_object(
         OWNER, "0123456789", Autoscaling(min=2, max=8, target=4), (2, 8), DEFAULTS.prometheus_url
     ),
