@@ -8,7 +8,6 @@ BENCH_ANALYSING (100), BENCH_SECONDS (180), BENCH_IDLE_SECONDS (60).
 from __future__ import annotations
 
 import asyncio
-import http.client
 import math
 import os
 import tempfile
@@ -20,10 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from bench.harness import Report, Row, percentile
 from bench.load import Object, Watcher, create_all, watching
+from bench.meter import Meter, Spent, by_resource
 from bench.operator import COMMAND, settled
 from opkit.api import Api
 from opkit.plane import private_plane
@@ -46,7 +44,7 @@ ANALYSING = int(os.environ.get("BENCH_ANALYSING", "100"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
 IDLE_SECONDS = float(os.environ.get("BENCH_IDLE_SECONDS", "60"))
 INTERVAL_SECONDS = 30.0
-_PATIENCE_SECONDS = 900.0
+_PATIENCE_SECONDS = 1800.0
 _ERRORS_PER_REQUEST = 0.002
 _REQUESTS_PER_SECOND = 10.0
 
@@ -58,7 +56,7 @@ class Findings:
     cold_seconds: float = 0.0
     cold_cpu_seconds: float = 0.0
     cold_calls: Mapping[str, int] = field(default_factory=dict)
-    cold_by_resource: Mapping[str, float] = field(default_factory=dict)
+    coldby_resource: Mapping[str, float] = field(default_factory=dict)
     idle: Spent | None = None
     """Everything serves, nothing is under way."""
     steady: Spent | None = None
@@ -66,54 +64,8 @@ class Findings:
     rss_bytes: int = 0
     lateness: list[float] = field(default_factory=list)
     """Seconds from when a round was due to when its measurements were seen on record, of each round."""
-
-
-@dataclass(frozen=True)
-class Meter:
-    """What the operator has used so far."""
-
-    at: float
-    cpu_seconds: float
-    calls: Mapping[str, int]
-    queries: float
-    reconciles: float
-
-    @classmethod
-    def read(cls, operator: OperatorProcess, server: RunningPrometheus) -> Meter:
-        """Read them now."""
-        return cls(
-            at=time.monotonic(),
-            cpu_seconds=operator.cpu_seconds(),
-            calls=operator.calls(),
-            queries=_queries(server),
-            reconciles=operator.metric("rlhf_operator_reconcile_seconds_count"),
-        )
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What it has used between two readings."""
-
-    seconds: float
-    cpu_seconds: float
-    calls: Mapping[str, int]
-    queries: float
-    reconciles: float
-
-    @classmethod
-    def between(cls, before: Meter, after: Meter) -> Spent:
-        """Their difference."""
-        return cls(
-            seconds=after.at - before.at,
-            cpu_seconds=after.cpu_seconds - before.cpu_seconds,
-            calls={verb: count - before.calls.get(verb, 0) for verb, count in after.calls.items()},
-            queries=after.queries - before.queries,
-            reconciles=after.reconciles - before.reconciles,
-        )
-
-    def count(self, *verbs: str) -> int:
-        """Requests to the API server by these verbs."""
-        return sum(self.calls.get(verb, 0) for verb in verbs)
+    broken: int = 0
+    """Rounds that could not be measured."""
 
 
 def run() -> Report:
@@ -210,7 +162,7 @@ async def _measure(
             findings.cold_seconds = ended - operator.started_at
             findings.cold_cpu_seconds = operator.cpu_seconds()
             findings.cold_calls = await asyncio.to_thread(operator.calls)
-            findings.cold_by_resource = await asyncio.to_thread(_by_resource, operator)
+            findings.coldby_resource = await asyncio.to_thread(by_resource, operator)
             progress.say(f"{OBJECTS} serve; at rest for {IDLE_SECONDS:.0f} s")
             await asyncio.to_thread(settled, operator)
             before = await asyncio.to_thread(Meter.read, operator, server)
@@ -252,6 +204,7 @@ async def _watch_rounds(
             at = _measured_at(seen[name])
             if at is not None and at > former:
                 findings.lateness.append((now - former).total_seconds() - INTERVAL_SECONDS)
+                findings.broken += any(one["outcome"] == "Error" for one in seen[name]["status"]["analysis"])
                 last[name] = at
         return time.monotonic() >= deadline
 
@@ -347,30 +300,6 @@ def _measured_at(each: Object) -> datetime | None:
     return max((datetime.fromisoformat(at.replace("Z", "+00:00")) for at in found), default=None)
 
 
-def _queries(server: RunningPrometheus) -> float:
-    """Instant queries that Prometheus has answered."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "prometheus_http_requests_total" and sample.labels.get("handler") == "/api/v1/query"
-    )
-
-
-def _by_resource(operator: OperatorProcess) -> dict[str, float]:
-    """Requests to the API server by verb and resource."""
-    found: dict[str, float] = {}
-    for each in operator.samples():
-        if each.name == "rlhf_operator_api_requests_total":
-            key = f"{each.labels['verb']} {each.labels['resource']} {each.labels['code']}"
-            found[key] = found.get(key, 0) + each.value
-    return found
-
-
 def _report(found: Findings) -> Report:
     steady, idle = found.steady, found.idle
     assert steady is not None
@@ -393,6 +322,7 @@ def _report(found: Findings) -> Report:
         Row("reconciles_per_round", "looks per round", steady.reconciles / rounds),
         Row("writes_per_round", "API writes per round", _writes(steady) / rounds, "1: the status"),
         Row("reads_per_round", "API reads per round, watches included", _reads(steady) / rounds),
+        Row("broken_rounds", "rounds that could not be measured", found.broken, "0"),
         Row("lateness_p50_seconds", "a round on record after it was due, p50, s", percentile(lateness, 50)),
         Row("lateness_p95_seconds", "a round on record after it was due, p95, s", percentile(lateness, 95)),
         Row("lateness_max_seconds", "a round on record after it was due, worst, s", max(lateness)),
@@ -406,7 +336,7 @@ def _report(found: Findings) -> Report:
     details = {
         "objects": OBJECTS,
         "analysing": ANALYSING,
-        "cold": found.cold_by_resource,
+        "cold": found.coldby_resource,
         "idle": idle.calls,
         "steady": steady.calls,
     }
