@@ -222,6 +222,9 @@ class Trajectories(Model):
     """Share of the requests that is recorded."""
     redaction: Redaction = Redaction.STRICT
     """Strict, Standard or Off."""
+    retention: Annotated[Duration, Between("1h", "87600h")] = Duration("2160h")
+    """How long a record may be kept; it says so itself, and serving pods delete files of which every record is over.
+    A change holds for what is recorded from then on."""
     sink: Sink
     """Where they go."""
 

@@ -103,6 +103,8 @@ TOKENS_SQUARED = "rlhf_output_tokens_squared_total"
 """Counter: sum of squares of an answer's tokens, for the mean's confidence; + slices."""
 TRAJECTORIES_DROPPED = "rlhf_trajectories_dropped_total"
 """Counter; + reason."""
+TRAJECTORIES_EXPIRED = "rlhf_trajectories_expired_total"
+"""Counter: records whose time was over and whose file was deleted, whichever pod had written it; without role."""
 FEEDBACK = "rlhf_feedback_total"
 """Counter; + verdict (of the feedback, or `thumbs_up`, `thumbs_down`), slices."""
 OUTCOMES = "rlhf_outcome_total"
@@ -158,7 +160,7 @@ class SignalSettings(Model):
     feedback_seconds: Annotated[float, Field(gt=0)] = 30 * 24 * 3600.0
     """How long an answer's feedback token is taken."""
     retention_seconds: Annotated[float, Field(gt=0)] = 90 * 24 * 3600.0
-    """How long a record may be kept: its expiry, which whoever reads the records obeys."""
+    """How long a record may be kept: its expiry, which whoever reads the records obeys, and pods delete by."""
 
 
 class Purpose(StrEnum):

@@ -93,7 +93,11 @@ def signal_settings(spec: PolicyRolloutSpec, metrics: InForce, judge_url: str | 
     mirrors = [step.mirror.max_concurrent for step in spec.strategy.steps if step.mirror is not None]
     said: dict[str, object] = {}
     if trajectories is not None:
-        said = {"trajectory_sample_rate": trajectories.sample_rate, "redaction": trajectories.redaction}
+        said = {
+            "trajectory_sample_rate": trajectories.sample_rate,
+            "redaction": trajectories.redaction,
+            "retention_seconds": trajectories.retention.seconds,
+        }
     return SignalSettings.model_validate(
         {
             "judge": judge_url,

@@ -43,6 +43,8 @@ class WorkerSettings(BaseModel):
     file_bytes: int = 64 * MIB
     file_seconds: float = 300.0
     retry_seconds: float = 5.0
+    expiry_seconds: float = 3600.0
+    """Between two looks for files whose records' time is over."""
 
 
 class Frame(BaseModel):
@@ -70,6 +72,8 @@ class Reply(BaseModel):
     """It was there before."""
     counted_only: bool = False
     """There is no volume to keep it on."""
+    expired: int = 0
+    """Records that went because their time was over; told under number 0, of which there is no frame."""
 
 
 def frame_line(number: int, head: Mapping[str, Any], content: Exchange | Mapping[str, Any]) -> bytes:

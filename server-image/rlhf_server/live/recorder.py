@@ -71,9 +71,17 @@ class _Waiting:
 class Recorder:
     """Hands exchanges and feedback to the worker process; `start` and `close` on the server's loop."""
 
-    def __init__(self, settings: WorkerSettings, signals: Callable[[], SignalSettings], dropped: Dropped) -> None:
-        """`signals` gives the settings in force, `dropped` counts what is lost by role and reason."""
-        self._settings, self._signals, self._dropped = settings, signals, dropped
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        signals: Callable[[], SignalSettings],
+        dropped: Dropped,
+        expired: Callable[[int], None],
+    ) -> None:
+        """`signals` gives the settings in force; `dropped` counts what is lost by role and reason, `expired` records
+        that were deleted because their time was over.
+        """
+        self._settings, self._signals, self._dropped, self._expired = settings, signals, dropped, expired
         self._waiting = _Waiting()
         self._under_way: dict[int, _Frame] = {}
         self._number = 0
@@ -227,6 +235,8 @@ class Recorder:
         replies = 0
         while line := await source.readline():
             reply = Reply.model_validate_json(line)
+            if reply.expired:
+                self._expired(reply.expired)
             frame = self._under_way.pop(reply.number, None)
             replies += 1
             self._room.set()

@@ -60,7 +60,7 @@ def recording_of(
         pseudonym_keys=settings.pseudonym_key,
         ner_model=settings.ner_model,
     )
-    recorder = Recorder(worker, signals, metrics.dropped)
+    recorder = Recorder(worker, signals, metrics.dropped, metrics.expired)
     identity = {"namespace": settings.namespace, "rollout": settings.rollout, "pod": pod}
     feedback = FeedbackApp(KeyFile(settings.feedback_key).keys, recorder, metrics, identity)
     return Recording(recorder, feedback, metrics)

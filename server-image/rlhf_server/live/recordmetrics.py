@@ -30,6 +30,12 @@ class RecordMetrics:
         self._dropped = Counter(
             signals.TRAJECTORIES_DROPPED, "Exchanges that were not recorded", [*identity, "reason"], registry=registry
         )
+        self._expired = Counter(
+            signals.TRAJECTORIES_EXPIRED,
+            "Records that were deleted because their time was over",
+            [*self._pod, "revision"],
+            registry=registry,
+        ).labels(**self._pod, revision=revision)
         self._feedback = Counter(
             signals.FEEDBACK, "Feedback by its verdict", [*identity, *SLICE_LABELS, "verdict"], registry=registry
         )
@@ -54,6 +60,10 @@ class RecordMetrics:
     def dropped(self, role: Role, reason: str) -> None:
         """Count an exchange that was not recorded."""
         self._dropped.labels(**self._pod, revision=self._revision, role=role.value, reason=reason).inc()
+
+    def expired(self, records: int) -> None:
+        """Count records that were deleted because their time was over."""
+        self._expired.inc(records)
 
     def feedback(self, revision: str, slices: Mapping[str, str], verdict: str) -> None:
         """One verdict about an answer of the revision."""

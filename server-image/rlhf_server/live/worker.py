@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ from typing import BinaryIO
 from rlhf_operator.api.policyrollout import Redaction
 from rlhf_server.judge.logs import set_up
 
+from .expiry import Expiry
 from .feedbackstore import FeedbackStore
 from .frames import Frame, Reply, WorkerSettings, exchange_of, read_frame
 from .redaction import Pseudonyms, Redactor
@@ -53,6 +55,7 @@ class Worker:
         self._slot, self._lock = _slot(settings.spool)
         self._trajectories = self._sink(TRAJECTORIES)
         self._feedback = FeedbackStore(self._sink(FEEDBACK))
+        self._expiry = self._expiry_of(settings)
 
     def handle(self, frames: Sequence[Frame]) -> list[Reply]:
         """One reply per frame; one write for all of a kind."""
@@ -60,11 +63,13 @@ class Worker:
         replies += self._take([frame for frame in frames if frame.kind == "feedback"])
         return replies
 
-    def tick(self) -> None:
-        """Call about once a second."""
+    def tick(self) -> list[Reply]:
+        """Call about once a second; what there is to tell."""
         for sink in (self._trajectories, self._feedback.sink):
             if sink is not None:
                 sink.tick()
+        expired = self._expiry.tick() if self._expiry is not None else 0
+        return [Reply(number=0, expired=expired)] if expired else []
 
     def close(self) -> None:
         """Finish files."""
@@ -91,6 +96,12 @@ class Worker:
                 finder = Finder(strict=mode is Redaction.STRICT, ner_model=self._settings.ner_model)
             self._redactors[mode] = Redactor(mode, finder)
         return self._redactors[mode]
+
+    def _expiry_of(self, settings: WorkerSettings) -> Expiry | None:
+        # One per pod is enough: each looks at the files of all pods.
+        if settings.volume is None or self._slot:
+            return None
+        return Expiry(settings.volume / TRAJECTORIES, TRAJECTORIES, pause_seconds=settings.expiry_seconds)
 
     def _sink(self, name: str) -> SpooledSink | None:
         settings = self._settings
@@ -201,17 +212,21 @@ def run(worker: Worker, source: BinaryIO, target: BinaryIO) -> None:
         lines.put(None)
 
     threading.Thread(target=reading, name="frames", daemon=True).start()
-    ended = False
+    ended, due = False, 0.0
     while not ended:
         batch, ended = _next(lines)
+        replies: list[Reply] = []
         if batch:
             read = [read_frame(line) for line in batch]
-            replies = worker.handle([each for each in read if isinstance(each, Frame)])
+            replies += worker.handle([each for each in read if isinstance(each, Frame)])
             replies += [each for each in read if isinstance(each, Reply)]
+        # By the clock: where frames never cease, files must get their names and go all the same.
+        if (now := time.monotonic()) >= due:
+            due = now + _TICK_SECONDS
+            replies += worker.tick()
+        if replies:
             target.write(b"".join(reply.model_dump_json(exclude_defaults=True).encode() + b"\n" for reply in replies))
             target.flush()
-        else:
-            worker.tick()
     worker.close()
 
 

@@ -35,13 +35,16 @@ Dropped = Counter[tuple[str, str]]
 
 
 @asynccontextmanager
-async def recording(folder: Path, **changes: Any) -> AsyncIterator[tuple[Recorder, Dropped]]:
+async def recording(
+    folder: Path, expired: list[int] | None = None, **changes: Any
+) -> AsyncIterator[tuple[Recorder, Dropped]]:
     dropped: Dropped = Counter()
+    expired = [] if expired is None else expired
 
     def count(role: Role, reason: str) -> None:
         dropped[role.value, reason] += 1
 
-    made = Recorder(worker_settings(folder, **changes), lambda: OFF, count)
+    made = Recorder(worker_settings(folder, **changes), lambda: OFF, count, expired.append)
     await made.start()
     try:
         yield made, dropped
@@ -125,7 +128,7 @@ async def test_the_volume_away_and_back(tmp_path: Path) -> None:
     settings = worker_settings(tmp_path)
     (tmp_path / "volume").rmdir()
     counts: Dropped = Counter()
-    recorder = Recorder(settings, lambda: OFF, lambda role, reason: counts.update([(role.value, reason)]))
+    recorder = Recorder(settings, lambda: OFF, lambda role, reason: counts.update([(role.value, reason)]), [].append)
     await recorder.start()
     for number in range(1, 30):
         recorder.offer(exchange(number))
@@ -186,7 +189,7 @@ async def test_a_full_spool_drops_and_says_so(tmp_path: Path) -> None:
     settings = worker_settings(tmp_path, spool_bytes=3_000)
     (tmp_path / "volume").rmdir()
     counts: Dropped = Counter()
-    recorder = Recorder(settings, lambda: OFF, lambda role, reason: counts.update([(role.value, reason)]))
+    recorder = Recorder(settings, lambda: OFF, lambda role, reason: counts.update([(role.value, reason)]), [].append)
     await recorder.start()
     for number in range(20):
         recorder.offer(exchange(number))
@@ -194,3 +197,16 @@ async def test_a_full_spool_drops_and_says_so(tmp_path: Path) -> None:
     assert counts["live", "spool_full"] > 10
     assert (await recorder.keep(FEEDBACK)).dropped is None, "feedback has room of its own"
     await recorder.close()
+
+
+async def test_what_a_pod_that_is_gone_has_left_is_deleted_when_it_is_over_and_counted(tmp_path: Path) -> None:
+    async with recording(tmp_path, pod="gone") as (recorder, dropped):
+        for number in range(3):
+            recorder.offer(exchange(number, started_at=time.time() - SignalSettings().retention_seconds + 2))
+        await until(lambda: written(tmp_path)() == 3)
+        assert dropped == {}
+    expired: list[int] = []
+    async with recording(tmp_path, expired, pod="another", expiry_seconds=0.1) as (recorder, _):
+        recorder.offer(exchange(9, started_at=time.time()))
+        await until(lambda: sum(expired) == 3)
+    assert [each["rlhf.request.id"] for each in lines(tmp_path)] == ["req-9"]
