@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from demo import users
 from e2e.harness import Space
 
 _KILL_ALL = "import os, signal; os.kill(-1, signal.SIGKILL)"
@@ -63,23 +64,4 @@ def drained(space: Space, node: str, selector: str) -> Iterator[None]:
 
 def start_script(space: Space, name: str, program: str, env: Mapping[str, str]) -> None:
     """Run a Python program of the standard library in a pod of its own; returns when it runs."""
-    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
-    container = {
-        "name": "script",
-        "image": space.site.operator_image,
-        "command": ["python3", "-c", program],
-        "env": [{"name": key, "value": value} for key, value in env.items()],
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
-        "securityContext": security,
-    }
-    pod_security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-    spec = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 1,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": pod_security,
-        "containers": [container],
-    }
-    space.cluster.apply([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}])
-    space.cluster.run("wait", "--for=jsonpath={.status.phase}=Running", f"pod/{name}", "--timeout=120s")
+    users.start_script(space.cluster, space.site.operator_image, name, program, env)
