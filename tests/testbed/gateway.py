@@ -104,7 +104,10 @@ def manifests(envoy: str | None) -> list[dict[str, Any]]:
     proxy = {
         "provider": {
             "type": "Kubernetes",
-            "kubernetes": {"envoyDeployment": {"container": container}, "envoyService": {"type": "ClusterIP"}},
+            "kubernetes": {
+                "envoyDeployment": {"container": container, "patch": {"value": _patient("envoy", "shutdown-manager")}},
+                "envoyService": {"type": "ClusterIP"},
+            },
         },
         "telemetry": {"metrics": {"prometheus": {}}},
     }
@@ -132,6 +135,12 @@ def manifests(envoy: str | None) -> list[dict[str, Any]]:
             "spec": {"gatewayClassName": CLASS, "listeners": [listener]},
         },
     ]
+
+
+def _patient(*containers: str) -> dict[str, Any]:
+    """Return a patch by which a busy node does not take its only proxy away, as one probe late by a second would."""
+    probes = {probe: {"timeoutSeconds": 10, "failureThreshold": 6} for probe in ("readinessProbe", "livenessProbe")}
+    return {"spec": {"template": {"spec": {"containers": [{"name": name, **probes} for name in containers]}}}}
 
 
 def api_crds(paths: Paths, progress: Progress) -> list[dict[str, Any]]:

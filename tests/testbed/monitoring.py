@@ -53,7 +53,7 @@ def manifests(image: str) -> list[dict[str, Any]]:
             "--storage.tsdb.retention.time=6h",
         ],
         "ports": [{"name": "http", "containerPort": 9090}],
-        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 1},
+        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 1, "timeoutSeconds": 10},
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
