@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     """How often a running job is asked for its progress."""
     kueue_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
     """How long a queued Job may be without a Workload before KueueNotResponding is said."""
+    former_version_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """How long the pods of a RewardModel's former version stay once another serves: clients may still be connected."""
     gateway_mirror: str = Field(default="auto", pattern="^(auto|supported|unsupported)$")
     """Whether gateways mirror a percentage of the requests; auto: by what is known of their controller."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -163,6 +165,7 @@ class Settings(BaseSettings):
             commands_verified=self.commands_verified,
             progress_interval_seconds=self.progress_interval_seconds,
             kueue_timeout_seconds=self.kueue_timeout_seconds,
+            former_version_seconds=self.former_version_seconds,
             allowed_hosts=self.allowed_hosts,
             hub_access=self.hub_access,
         )

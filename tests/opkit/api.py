@@ -146,6 +146,21 @@ class Api:
             return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
         self.eventually(CRDS, None, name, established)
+        # Established comes a moment before the API answers; an operator that asks in between takes an optional one for
+        # absent, and looks again in a minute.
+        spec = crd["spec"]
+        version = next(each["name"] for each in spec["versions"] if each["served"])
+        path = f"/apis/{spec['group']}/{version}/{spec['names']['plural']}?limit=1"
+        wait_for(f"{name} to be served", lambda: self._answers(path))
+
+    def _answers(self, path: str) -> bool:
+        try:
+            self.call("GET", path)
+        except ApiError as failure:
+            if failure.code == 404:
+                return False
+            raise
+        return True
 
     @contextmanager
     def namespace(self, prefix: str) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,14 +52,12 @@ class Kubelet:
         self._thread.join(10)
 
     def _loop(self) -> None:
-        api = Api(self._kubeconfig)
-        while not self._stop.wait(0.05):
-            try:
-                for pod in api.list(PODS, self._namespace):
-                    self._tend(api, pod)
-            except ApiError:
-                continue  # Somebody else was faster: the next round sees it as it is now.
-        api.close()
+        with closing(Api(self._kubeconfig)) as api:
+            while not self._stop.wait(0.05):
+                # Somebody else was faster, or a busy server does not answer: the next round sees it as it is now.
+                with suppress(ApiError, OSError, http.client.HTTPException):
+                    for pod in api.list(PODS, self._namespace):
+                        self._tend(api, pod)
 
     def _tend(self, api: Api, pod: Object) -> None:
         name, status = pod["metadata"]["name"], pod.get("status") or {}

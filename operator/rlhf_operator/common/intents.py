@@ -96,6 +96,8 @@ class OperatorDefaults:
     trainer_image_pull_policy: str = "IfNotPresent"
     progress_interval_seconds: float = 15.0
     kueue_timeout_seconds: float = 60.0
+    former_version_seconds: float = 60.0
+    """Time in which clients with an open connection to the former version's pods have found the new ones."""
     allowed_hosts: tuple[str, ...] = ()
     """Hosts outside the cluster that prompts, responses and labels may go to; empty: none."""
     hub_access: bool = False

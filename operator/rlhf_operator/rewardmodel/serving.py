@@ -22,9 +22,6 @@ from . import children
 from .versions import Choice, usable
 from .views import Child, DeploymentView, Observed, age, tag
 
-SCALE_DOWN_DELAY = timedelta(seconds=60)
-"""Time in which clients with an open connection to the former version's pods have found the new ones."""
-
 POLL = timedelta(seconds=60)
 """Nothing of ours changes when KEDA is installed, or what refuses a template."""
 
@@ -101,10 +98,11 @@ def serve(
         if child.tag and child.tag != lost and (child.resource.kind, child.name) not in writes.names
     ]
     # Clients may still be connected to the pods that were served before.
-    retires = served is None or age(since, now) >= SCALE_DOWN_DELAY.total_seconds()
+    stays = observed.defaults.former_version_seconds
+    retires = served is None or age(since, now) >= stays
     if retires and not problem and not writes.holds:
         writes.delete += [_delete(observed, child) for child in spare]
-    wakes = [since + SCALE_DOWN_DELAY] if spare and not retires and since is not None else []
+    wakes = [since + timedelta(seconds=stays)] if spare and not retires and since is not None else []
     if writes.holds:
         wakes.append(now + AGAIN)
     if problem or (needed and spec.serving.autoscaling is not None and not observed.keda):

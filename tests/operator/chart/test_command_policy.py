@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from opkit.api import Api, ApiError, Object, kubeconfig_for
-from opkit.plane import private_plane
 from opkit.process import wait_for
 from rlhf_operator.common import commands
 from rlhf_operator.common.resources import POLICYROLLOUTS
@@ -90,59 +89,55 @@ class People:
 
 
 @pytest.fixture(scope="module")
-def people() -> Iterator[People]:
-    """A control plane with the policy in one namespace; ann edits, lead edits and approves, sam may do both badly."""
-    with private_plane() as bed:
-        api = Api(bed.kubeconfig)
-        api.install_our_crds()
-        for namespace in (SERVED, OTHER):
-            bed.kubectl.run("create", "namespace", namespace)
-        # The roles for people are those of an installation that serves the whole cluster.
-        roles = [each for each in rendered() if each["kind"] == "ClusterRole" and "commands" not in str(each)]
-        policy = [each for each in rendered(f"namespaces={{{SERVED}}}") if "Admission" in each["kind"]]
-        assert [each["kind"] for each in policy] == [
-            "ValidatingAdmissionPolicy",
-            "ValidatingAdmissionPolicyBinding",
+def people(plane: Bed) -> Iterator[People]:
+    """The policy in one namespace; ann edits, lead edits and approves, sam may do both badly."""
+    api = Api(plane.kubeconfig)
+    for namespace in (SERVED, OTHER):
+        plane.kubectl.run("create", "namespace", namespace)
+    # The roles for people are those of an installation that serves the whole cluster.
+    roles = [each for each in rendered() if each["kind"] == "ClusterRole" and "commands" not in str(each)]
+    policy = [each for each in rendered(f"namespaces={{{SERVED}}}") if "Admission" in each["kind"]]
+    assert [each["kind"] for each in policy] == [
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ]
+    bindings = []
+    for namespace in (SERVED, OTHER):
+        bindings += [
+            binding(namespace, "rlhf-operator-edit", "ClusterRole", "ann"),
+            binding(namespace, "rlhf-operator-edit", "ClusterRole", "lead"),
+            binding(namespace, "rlhf-operator-approve", "ClusterRole", "lead"),
+            binding(namespace, "rlhf-operator-edit", "ClusterRole", "Sam Long Name"),
+            binding(namespace, "rlhf-operator-approve", "ClusterRole", "only-approves"),
+            binding(namespace, "rlhf-operator-view", "ClusterRole", "sees"),
         ]
-        bindings = []
-        for namespace in (SERVED, OTHER):
-            bindings += [
-                binding(namespace, "rlhf-operator-edit", "ClusterRole", "ann"),
-                binding(namespace, "rlhf-operator-edit", "ClusterRole", "lead"),
-                binding(namespace, "rlhf-operator-approve", "ClusterRole", "lead"),
-                binding(namespace, "rlhf-operator-edit", "ClusterRole", "Sam Long Name"),
-                binding(namespace, "rlhf-operator-approve", "ClusterRole", "only-approves"),
-                binding(namespace, "rlhf-operator-view", "ClusterRole", "sees"),
-            ]
-        patcher = {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "Role",
-            "metadata": {"name": "patches", "namespace": SERVED},
-            "rules": [
-                {"apiGroups": ["rlhf.dev"], "resources": ["policyrollouts"], "verbs": ["get", "patch", "update"]}
-            ],
-        }
-        bindings.append(binding(SERVED, "patches", "Role", "only-patches"))
-        bed.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all([*roles, patcher, *bindings, *policy]))
-        people = People(api, bed)
-        people.create("probe")
-        seen: list[str] = []
+    patcher = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "patches", "namespace": SERVED},
+        "rules": [{"apiGroups": ["rlhf.dev"], "resources": ["policyrollouts"], "verbs": ["get", "patch", "update"]}],
+    }
+    bindings.append(binding(SERVED, "patches", "Role", "only-patches"))
+    plane.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all([*roles, patcher, *bindings, *policy]))
+    people = People(api, plane)
+    people.create("probe")
+    seen: list[str] = []
 
-        def in_force() -> bool:
-            try:
-                # Another value each time: one that passed before would pass again as unchanged.
-                people.tell("ann", "probe", f"nonsense-{len(seen)}")
-                seen.append("taken")
-            except ApiError as refusal:
-                seen.append(str(refusal))
-            return "rlhf.dev/command is" in seen[-1]
-
+    def in_force() -> bool:
         try:
-            wait_for("the policy to be in force", in_force, 60)
-            people.tell("ann", "probe", None)
-            yield people
-        finally:
-            api.close()
+            # Another value each time: one that passed before would pass again as unchanged.
+            people.tell("ann", "probe", f"nonsense-{len(seen)}")
+            seen.append("taken")
+        except ApiError as refusal:
+            seen.append(str(refusal))
+        return "rlhf.dev/command is" in seen[-1]
+
+    try:
+        wait_for("the policy to be in force", in_force, 60)
+        people.tell("ann", "probe", None)
+        yield people
+    finally:
+        api.close()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from opkit.api import Api, ApiError, kubeconfig_for
-from opkit.plane import private_plane
 from opkit.process import wait_for
 from rlhf_operator.common.commands import ANNOTATION, NotACommand, parse
 from rlhf_operator.common.resources import EVENTS, POLICYROLLOUTS
@@ -131,49 +130,50 @@ class World:
             api.close()
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def _rendered(*settings: str) -> list[dict[str, Any]]:
     helm = require(["helm"], Paths.default(), Progress())["helm"]
     command = [str(helm), "template", "rlhf-operator", str(CHART), "-n", "x", "--kube-version", KUBERNETES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    wanted = [
-        each
-        for each in yaml.safe_load_all(done.stdout)
-        if each and ("Admission" in each["kind"] or each["metadata"]["name"].endswith(("-edit", "-approve")))
-    ]
-    with private_plane() as bed:
-        api = Api(bed.kubeconfig)
-        api.install_our_crds()
-        bed.kubectl.run("create", "namespace", NAMESPACE)
-        bed.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
-        # For events a person needs a right of their own: Kubernetes' edit has it.
-        reader = ["create", "role", "events", "--verb=list", "--resource=events.events.k8s.io"]
-        bed.kubectl.run("--namespace", NAMESPACE, *reader)
-        for name, roles in {"dev": ["edit"], "lead": ["edit", "approve"]}.items():
-            bed.kubectl.run("--namespace", NAMESPACE, "create", "serviceaccount", name)
-            who = f"--serviceaccount={NAMESPACE}:{name}"
-            bed.kubectl.run("--namespace", NAMESPACE, "create", "rolebinding", f"{name}-events", "--role=events", who)
-            for role in roles:
-                binding = ["create", "rolebinding", f"{name}-{role}", f"--clusterrole=rlhf-operator-{role}", who]
-                bed.kubectl.run("--namespace", NAMESPACE, *binding)
-        made = World(api, bed, tmp_path_factory.mktemp("users"))
-        made.rollout("probe")
-        tries = itertools.count()
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=60, check=True)
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
 
-        def in_force() -> bool:
-            # Another value each time: one that passed before would pass again as unchanged.
-            patch = {"metadata": {"annotations": {ANNOTATION: f"x{next(tries)}"}}}
-            try:
-                api.patch(POLICYROLLOUTS, NAMESPACE, "probe", patch)
-            except ApiError:
-                return True
-            return False
 
+@pytest.fixture(scope="module")
+def world(plane: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    # The policy for one namespace: others have the control plane too.
+    policies = [each for each in _rendered(f"namespaces={{{NAMESPACE}}}") if "Admission" in each["kind"]]
+    roles = [each for each in _rendered() if each["metadata"]["name"].endswith(("-edit", "-approve"))]
+    api = Api(plane.kubeconfig)
+    plane.kubectl.run("create", "namespace", NAMESPACE)
+    plane.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all([*policies, *roles]))
+    # For events a person needs a right of their own: Kubernetes' edit has it.
+    reader = ["create", "role", "events", "--verb=list", "--resource=events.events.k8s.io"]
+    plane.kubectl.run("--namespace", NAMESPACE, *reader)
+    for name, granted in {"dev": ["edit"], "lead": ["edit", "approve"]}.items():
+        plane.kubectl.run("--namespace", NAMESPACE, "create", "serviceaccount", name)
+        who = f"--serviceaccount={NAMESPACE}:{name}"
+        plane.kubectl.run("--namespace", NAMESPACE, "create", "rolebinding", f"{name}-events", "--role=events", who)
+        for role in granted:
+            binding = ["create", "rolebinding", f"{name}-{role}", f"--clusterrole=rlhf-operator-{role}", who]
+            plane.kubectl.run("--namespace", NAMESPACE, *binding)
+    made = World(api, plane, tmp_path_factory.mktemp("users"))
+    made.rollout("probe")
+    tries = itertools.count()
+
+    def in_force() -> bool:
+        # Another value each time: one that passed before would pass again as unchanged.
+        patch = {"metadata": {"annotations": {ANNOTATION: f"x{next(tries)}"}}}
         try:
-            wait_for("the policy to be in force", in_force, 60)
-            yield made
-        finally:
-            api.close()
+            api.patch(POLICYROLLOUTS, NAMESPACE, "probe", patch)
+        except ApiError:
+            return True
+        return False
+
+    try:
+        wait_for("the policy to be in force", in_force, 60)
+        yield made
+    finally:
+        api.close()
 
 
 def test_an_approval_is_given_in_the_callers_own_name_and_waited_for(world: World) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from opkit.api import Api, ApiError, Object
-from opkit.kubelet import Kubelet, make_node
-from opkit.plane import private_plane
+from opkit.kubelet import Kubelet
 from opkit.process import OperatorProcess, wait_for
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.resources import (
@@ -25,9 +25,6 @@ from rlhf_operator.common.resources import (
     SERVICES,
 )
 from testbed.bed import Bed
-from testbed.gateway import api_crds
-from testbed.paths import Paths
-from testbed.progress import Progress
 
 NODE = "node-a"
 REVISION = "rlhf.dev/revision"
@@ -82,11 +79,9 @@ class Gateway:
     def _loop(self) -> None:
         with closing(Api(self._kubeconfig)) as api:
             while not self._stop.wait(0.05):
-                try:
+                with suppress(ApiError, OSError, http.client.HTTPException):
                     for route in api.list(HTTPROUTES, self._namespace) if not self.silent else ():
                         self._judge(api, route)
-                except ApiError:
-                    continue
 
     def _judge(self, api: Api, route: Object) -> None:
         generation, at = route["metadata"]["generation"], "2026-01-31T12:00:00Z"
@@ -247,18 +242,11 @@ def condition(status: Object, name: str) -> Object:
 
 
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
-    with private_plane() as plane:
-        api = Api(plane.kubeconfig)
-        api.install_our_crds()
-        for crd in api_crds(Paths.default(), Progress()):
-            api.install_crd(crd)
-        make_node(api, NODE)
-        api.close()
-        yield plane
+def bed(plane: Bed) -> Bed:
+    return plane
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     with OperatorProcess(tmp_path_factory.mktemp("operator"), bed.kubeconfig, settings=FAST) as process:
         process.wait_ready(120)

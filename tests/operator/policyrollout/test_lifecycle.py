@@ -96,7 +96,7 @@ def test_the_route_that_a_candidate_mirrors_by_names_its_second_port_and_never_m
 
 
 def test_a_route_that_the_gateway_refuses_moves_no_step_and_says_so(world: World) -> None:
-    world.apply("assistant")
+    world.apply("assistant", strategy=QUICK)
     one = variant(world.serves("assistant", sha256_of(b"one")), "Stable")["revision"]
     world.gateway.refuses = "no listener of this gateway allows the route"
     world.patch("assistant", model={"artifact": artifact("two")})
@@ -160,7 +160,7 @@ def test_what_an_orphaning_deletion_leaves_is_taken_over_by_its_successor(world:
 
 
 def test_a_paused_route_is_left_as_it_is(world: World) -> None:
-    world.apply("assistant")
+    world.apply("assistant", strategy=QUICK)
     one = variant(world.serves("assistant", sha256_of(b"one")), "Stable")["revision"]
     paused = {"metadata": {"annotations": {"rlhf.dev/paused": "true"}}}
     before = world.api.patch(HTTPROUTES, world.namespace, "assistant", paused)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from opkit.api import Api, Object
-from opkit.kubelet import Kubelet, make_node, pods_of, running_pods
-from opkit.plane import private_plane
+from opkit.kubelet import Kubelet, pods_of, running_pods
 from opkit.process import OperatorProcess, wait_for
 from rlhf_operator.api.result import TerminationMessage
 from rlhf_operator.common.hashes import sha256_of
@@ -21,6 +20,7 @@ NODE = "node-a"
 FAST = {
     "LEADER_ELECTION": "false",
     "PROGRESS_INTERVAL_SECONDS": "0.5",
+    "FORMER_VERSION_SECONDS": "5",
     "SERVER_IMAGE": "registry.example/server:1",
     "PROMETHEUS_URL": "http://prometheus.monitoring:9090",
 }
@@ -188,16 +188,11 @@ def condition(status: Object, name: str) -> Object:
 
 
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
-    with private_plane() as plane:
-        api = Api(plane.kubeconfig)
-        api.install_our_crds()
-        make_node(api, NODE)
-        api.close()
-        yield plane
+def bed(plane: Bed) -> Bed:
+    return plane
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     with OperatorProcess(tmp_path_factory.mktemp("operator"), bed.kubeconfig, settings=FAST) as process:
         process.wait_ready(120)

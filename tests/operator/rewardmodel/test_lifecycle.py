@@ -71,7 +71,7 @@ def test_traffic_moves_when_the_new_version_is_ready_and_never_to_one_that_faile
     assert world.leads_to("helpful") == tag(two)
     assert [each["digest"] for each in status["versions"]] == [two, bad, one]
     assert world.deployments("helpful") == {tag(one), tag(two)}, "clients may still be connected"
-    world.wait("the former pods are gone", lambda: world.deployments("helpful") == {tag(two)}, 150)
+    world.wait("the former pods are gone", lambda: world.deployments("helpful") == {tag(two)}, 60)
 
 
 def world_digest(name: str, version: str) -> str:
@@ -138,7 +138,7 @@ def test_a_job_waits_for_a_version_keeps_it_and_lets_it_go(world: World) -> None
     world.until("helpful", lambda seen: seen.get("servedVersion") == two)
     # Beyond the time in which former pods go: the job is not finished, so its version stays.
     since = world.until("helpful", lambda seen: seen.get("servedSince"))["servedSince"]
-    world.wait("the delay is over", lambda: _older(since, 70), 120)
+    world.wait("the delay is over", lambda: _older(since, 10), 60)
     assert world.deployments("helpful") == {tag(one), tag(two)}
     assert world.api.get(SERVICES, world.namespace, f"helpful-{tag(one)}") is not None
     world.api.delete(RLHFJOBS, world.namespace, "policy")

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from opkit import kueue
 from opkit.api import Api, Object
-from opkit.kubelet import Kubelet, make_node, pods_of, running_pods
-from opkit.plane import private_plane
+from opkit.kubelet import Kubelet, pods_of, running_pods
 from opkit.process import OperatorProcess, wait_for
 from rlhf_operator.api.result import TerminationMessage
 from rlhf_operator.common.resources import CONFIGMAPS, JOBS, PODS, PVCS, RLHFJOBS
@@ -149,17 +147,11 @@ def verdict(plan_digest: str, **fields: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
-    with private_plane() as plane:
-        api = Api(plane.kubeconfig)
-        api.install_our_crds()
-        api.install_crd(kueue.CRD)
-        make_node(api, NODE)
-        api.close()
-        yield plane
+def bed(plane: Bed) -> Bed:
+    return plane
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     with OperatorProcess(tmp_path_factory.mktemp("operator"), bed.kubeconfig, settings=FAST) as process:
         process.wait_ready(120)
