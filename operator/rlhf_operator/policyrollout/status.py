@@ -13,7 +13,7 @@ from rlhf_operator.common.conditions import TRUE, Condition, cut, merge
 from .analysis import Analysis
 from .decision import Decision
 from .metrics import InForce
-from .recorded import CANDIDATE, STABLE
+from .recorded import CANDIDATE, STABLE, candidate_of
 from .views import Observed, Traffic
 
 
@@ -46,7 +46,7 @@ def rollout_status(
             "scorers": [each.model_copy(update={"since": _whole(each.since)}) for each in scorers],
             "last_command": decision.consumed or before.last_command,
             "rejected": _rejected(shown) if shown is not None else list(before.rejected),
-            "history": [_entry(each) for each in decision.history],
+            "history": [_entry(each) for each in _explained(observed, decision, analysis)],
         }
     )
     written = status.dump()
@@ -93,6 +93,16 @@ def _measured(observed: Observed, analysis: Analysis | None, shown: Traffic | No
         return analysis.metrics
     starts = shown is not None and shown.candidate and shown.index < 0
     return [] if starts else observed.status.analysis
+
+
+def _explained(observed: Observed, decision: Decision, analysis: Analysis | None) -> Sequence[HistoryEntry]:
+    """Return the history; a candidate that this very round has ended is explained by its figures, not the former's."""
+    history, before = decision.history, observed.status.history
+    if analysis is None or not analysis.metrics or not history or list(history[:1]) == before[:1]:
+        return history
+    if history[0].revision != candidate_of(observed.status):
+        return history
+    return (history[0].model_copy(update={"metrics": list(analysis.metrics)}), *history[1:])
 
 
 def _metric(status: MetricStatus) -> MetricStatus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -145,7 +145,8 @@ def test_a_step_that_holds_is_not_written_at_every_look() -> None:
     assert later.wake_at == NOW + timedelta(hours=1)
 
 
-def test_a_round_is_written_once_and_nothing_until_the_next() -> None:
+def in_step_ten() -> tuple[dict[str, Any], Callable[[datetime, Mapping[str, Any], float], Look]]:
+    """What is around a candidate in a step that measures errors, and a look that measures when a round is due."""
     errors = {"name": "errors", "preset": {"errorRate": {"max": 0.05}}}
     steps = [{"name": "ten", "weight": 10, "hold": {"minimum": "1h", "samples": 500}}]
     spec = spec_of(strategy={"steps": steps}, analysis={"interval": "30s", "metrics": [errors]})
@@ -156,28 +157,49 @@ def test_a_round_is_written_once_and_nothing_until_the_next() -> None:
         "route": route(ten),
         "pods": {ONE.name: READY, TWO.name: Pods(TWO.name, "uid", replicas=1, ready=1)},
     }
-    status, metrics = settled(**changes), in_force(spec, {})
+    metrics = in_force(spec, {})
 
-    def at(now: datetime, recorded: Mapping[str, Any]) -> Look:
-        """A look that measures when a round is due, as observing does."""
+    def at(now: datetime, recorded: Mapping[str, Any], errors: float) -> Look:
         seen = look(recorded, **changes)
         step = rounds.step_of(OWNER, spec, seen.observed.status, ten)
         assert step is not None
         ask = rounds.plan(step, metrics, seen.observed.status.analysis, "http://prometheus", now)
-        found = Round(now, dict.fromkeys(ask.queries, Value(120.0))) if ask is not None else None
+        found = None
+        if ask is not None:
+            counts = {rounds.key("errors", "candidate/events"): errors, rounds.key("errors", "stable/events"): 0.0}
+            found = Round(now, {name: Value(counts.get(name, 120.0)) for name in ask.queries})
         return replace(seen, metrics=metrics, step=step, ask=ask, found=found)
 
-    now = NOW + timedelta(seconds=31)
-    plan = reconcile(at(now, status), now)
+    return changes, at
+
+
+def test_a_round_is_written_once_and_nothing_until_the_next() -> None:
+    changes, at = in_step_ten()
+    status, now = settled(**changes), NOW + timedelta(seconds=60)
+    plan = reconcile(at(now, status, 0), now)
     assert plan.status is not None
     measured = json.loads(json.dumps(plan.status))
     assert measured["step"]["samples"] == 120
     assert "120 of 500 samples" in measured["step"]["message"]
     for seconds in (1, 15, 29):
         later = now + timedelta(seconds=seconds)
-        plan = reconcile(at(later, measured), later)
+        plan = reconcile(at(later, measured, 0), later)
         assert json.loads(json.dumps(plan.status)) == measured
         assert plan.wake_at == now + timedelta(seconds=30)
+
+
+def test_a_candidate_that_a_round_sends_back_is_remembered_with_the_figures_of_that_round() -> None:
+    changes, at = in_step_ten()
+    status, now = settled(**changes), NOW + timedelta(seconds=60)
+    for errors in (1, 90):
+        plan = reconcile(at(now, status, errors), now)
+        assert plan.status is not None
+        status, now = json.loads(json.dumps(plan.status)), now + timedelta(seconds=30)
+    (entry, *_) = status["history"]
+    assert (entry["revision"], entry["outcome"]) == (TWO.name, "RolledBack")
+    (measured,) = entry["metrics"]
+    assert (measured["metric"], measured["outcome"], measured["value"]) == ("errors", "Failed", 0.75)
+    assert measured["message"] in entry["message"]
 
 
 def test_a_refusal_of_the_gateway_is_told_once() -> None:
