@@ -6,7 +6,7 @@ lets it be tried again, and the next run begins, on the same pods. Every part is
 users, by Prometheus' own samples, by a recorder between it and the operator, and by a watch of the HTTPRoute.
 
 Takes about 10 min to start both revisions, and a minute a run. Settings for comparisons: BENCH_RUNS (20),
-BENCH_INTERVAL (30, seconds of analysis.interval), BENCH_RATE (4, requests/s).
+BENCH_INTERVAL (30, seconds of analysis.interval), BENCH_RATE (4, requests/s), BENCH_MINUTES (60: no run begins later).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from trainer.core.tiny import PROMPTS
 NAMESPACE, NAME, STEP = "bench-rollback", "assistant", "quarter"
 RUNS = int(os.environ.get("BENCH_RUNS", "20"))
 INTERVAL_SECONDS = float(os.environ.get("BENCH_INTERVAL", "30"))
+MINUTES = float(os.environ.get("BENCH_MINUTES", "60"))
 RATE = float(os.environ.get("BENCH_RATE", "4"))
 SCRAPE_SECONDS = 5
 WEIGHT = 25
@@ -120,6 +121,8 @@ def run() -> Report:
         lines = []
         source = random.Random(1)
         for number in range(RUNS):
+            if lines and progress.elapsed_seconds > 60 * MINUTES:
+                break
             lines.append(_one(bed, watch, number, source.uniform(0, INTERVAL_SECONDS)))
             progress.say(f"run {number + 1} of {RUNS}: {lines[-1].seconds:.1f} s, {lines[-1].harmed} failed answers")
         count, seconds = (after - before for after, before in zip(_writes(bed), writes, strict=True))
@@ -280,8 +283,11 @@ def _scrapes(bed: Bed) -> list[tuple[float, float]]:
     namespace, port = "monitoring", "9090"
     path = f"/api/v1/namespaces/{namespace}/services/prometheus:{port}/proxy/api/v1/query?query={quote(query)}"
     answer = json.loads(bed.cluster.run("get", "--raw", path))
-    (series,) = answer["data"]["result"]
-    return [(float(at), float(count)) for at, count in series["values"]]
+    counts: dict[float, float] = {}
+    for series in answer["data"]["result"]:
+        for at, count in series["values"]:
+            counts[float(at)] = counts.get(float(at), 0.0) + float(count)
+    return sorted(counts.items())
 
 
 def _queries(cluster: Cluster) -> list[Query]:
