@@ -9,6 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Every worker imports torch: more than four cost more than they bring.
 WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 # The demo's and the benchmarks' parameters, given as `make demo DATA=rows.jsonl`.
+SHORT ?=
 DATA ?=
 DATA_COLUMNS ?=
 BENCH ?=
@@ -23,8 +24,8 @@ setup: ## the Python environment in .venv, as uv.lock says
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh
 
 .PHONY: demo
-demo: setup ## cluster, operator and one PPO run from nothing; DATA=rows.jsonl trains on your own rows
-	@$(PY) -m demo $(if $(DATA),--data "$(DATA)") $(if $(DATA_COLUMNS),--columns "$(DATA_COLUMNS)")
+demo: setup ## the whole loop from nothing, to live traffic and back; SHORT=1: one PPO run; DATA=rows.jsonl: your own rows
+	@$(PY) -m demo $(if $(SHORT),--short) $(if $(DATA),--data "$(DATA)") $(if $(DATA_COLUMNS),--columns "$(DATA_COLUMNS)")
 
 .PHONY: test
 test: test-fast ## what CI runs: unit tests first, then trainer, server and control-plane tests, and one short e2e per kind

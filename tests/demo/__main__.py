@@ -1,4 +1,4 @@
-"""`python -m demo`: from nothing to a trained, published policy, told step by step. `make demo` runs it."""
+"""`python -m demo`: from nothing to policies that serve users, and go back when they should. `make demo` runs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo import install, own_rows, quickstart, report
+from demo import install, loop, own_rows, own_scene, quickstart, report, scene
 from demo.cluster import ClusterError
 from demo.columns import RowsError
 from demo.run import Run, play
@@ -27,6 +27,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
         default="",
         help="names of your columns, such as prompt=question+context,responses=a+b,annotators=judge1+judge2",
     )
+    parser.add_argument("--short", action="store_true", help="one PPO run against rules: no reward model, no traffic")
     parser.add_argument("--namespace", default=NAMESPACE, help="namespace of the demo's objects (default: %(default)s)")
     parser.add_argument("--build", type=Path, default=Path("build/demo"), help="folder for what is made on the way")
     return parser.parse_args(given)
@@ -35,10 +36,15 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 def prepare(options: argparse.Namespace, voice: Voice) -> Run:
     """What is to be trained, on which rows: the quickstart, or the user's own data."""
     if options.data is None:
-        if options.columns:
-            raise RowsError("--columns (DATA_COLUMNS) says how to read --data (DATA): name a file too")
         return quickstart.prepare(options.build, voice)
     return own_rows.prepare(options.data, options.columns, options.build, voice)
+
+
+def setting(options: argparse.Namespace, voice: Voice) -> scene.Scene:
+    """What the whole loop is played with: the closed world, or the user's own data."""
+    if options.data is None:
+        return scene.support(options.build, voice)
+    return own_scene.prepare(options.data, options.columns, options.build, voice)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -47,9 +53,15 @@ def main(given: Sequence[str] | None = None) -> int:
     voice = Voice()
     started = time.monotonic()
     try:
-        run = prepare(options, voice)
-        place = install.everything(options.namespace, voice)
-        report.show(run, play(run, place, options.build, voice))
+        if options.columns and options.data is None:
+            raise RowsError("--columns (DATA_COLUMNS) says how to read --data (DATA): name a file too")
+        if options.short:
+            run = prepare(options, voice)
+            place = install.everything(options.namespace, voice)
+            report.show(run, play(run, place, options.build, voice))
+        else:
+            found = setting(options, voice)
+            loop.play(found, install.everything(options.namespace, voice, traffic=True), voice)
     except (BedError, ClusterError, RowsError) as error:
         voice.say(f"the demo stopped: {error}")
         return 1

@@ -21,6 +21,9 @@ RELEASE = "rlhf-operator"
 _TARGET = ("--namespace", SYSTEM_NAMESPACE)
 PROGRESS_SECONDS = 2
 """How often the operator asks a running job: a demo is watched."""
+PROMETHEUS = os.environ.get("DEMO_PROMETHEUS", "http://prometheus.monitoring.svc:9090")
+"""Where rollouts are measured; another cluster's may be elsewhere."""
+SCRAPE_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,18 @@ class Place:
     """An image with Python for the pod that moves files."""
     template: Object | None
     """Pod template that mounts the Python environment; None where the trainer image holds it."""
+    server_template: Object | None = None
+    """The same for serving pods and judges, which run vLLM; None, too, where nothing is to be served."""
 
 
-def everything(namespace: str, voice: Voice) -> Place:
-    """A running cluster with the operator in it and the namespace made. Raises BedError, ClusterError."""
+def everything(namespace: str, voice: Voice, *, traffic: bool = False) -> Place:
+    """A running cluster with the operator in it and the namespace made. Raises BedError, ClusterError.
+
+    traffic: also what policies need to be served to users: a gateway, and vLLM for serving pods.
+    """
     voice.step("a Kubernetes cluster (the first time its parts are downloaded or built, which takes minutes)")
     progress = Progress()
-    bed = testbed.ensure(testbed.Profile.NODE, progress, gateway=False)
+    bed = testbed.ensure(testbed.Profile.NODE, progress, gateway=traffic)
     helm = require(["helm"], bed.paths, progress)["helm"]
     cluster = Cluster(bed.kubectl_binary, helm, bed.kubeconfig, namespace)
     voice.say(f"kubeconfig: {bed.kubeconfig}")
@@ -46,10 +54,11 @@ def everything(namespace: str, voice: Voice) -> Place:
     voice.step("the operator, as a pod, by its Helm chart")
     image = provision.load_image(bed, OPERATOR, progress)
     template = provision.pod_template(bed, progress=progress)
+    server_template = provision.server_template(bed, progress=progress) if traffic else None
     cluster.ensure_namespace()
     install_operator(cluster, image)
     voice.say(f"it serves the namespace {namespace}")
-    return Place(cluster, image, template)
+    return Place(cluster, image, template, server_template)
 
 
 def install_operator(cluster: Cluster, image: str) -> None:
@@ -62,6 +71,8 @@ def install_operator(cluster: Cluster, image: str) -> None:
         "image": {"repository": repository, "tag": tag},
         "namespaces": sorted({cluster.namespace, *served_namespaces(cluster)}),
         "progressIntervalSeconds": PROGRESS_SECONDS,
+        "prometheusURL": PROMETHEUS,
+        "analysis": {"scrapeSeconds": SCRAPE_SECONDS},
     }
     if trainer := os.environ.get("TESTBED_IMAGE_TRAINER"):
         repository, _, tag = trainer.rpartition(":")

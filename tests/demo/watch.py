@@ -1,4 +1,4 @@
-"""Follows one RLHFJob from its status and tells it on one line. Reads only what every user can read."""
+"""Follows one object from its status and tells it on one line. Reads only what every user can read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _BAR = 20
 
 
 def describe(job: Mapping[str, Any]) -> str:
-    """Phase, step, reward, KL and time left of a job's status, on one line."""
+    """Phase, step, reward, KL and time left of a status, on one line."""
     status = job.get("status") or {}
-    progress = status.get("progress") or {}
+    progress = status.get("progress") or (status.get("run") or {}).get("progress") or {}
     parts = [f"{status.get('phase') or 'Pending':<11}"]
     if progress.get("steps"):
         step, steps = progress.get("step") or 0, progress["steps"]
@@ -26,6 +26,8 @@ def describe(job: Mapping[str, Any]) -> str:
                 parts.append(f"{label} {progress[name]:.3f}")
         if progress.get("etaSeconds") and step < steps:
             parts.append(f"{progress['etaSeconds']:.0f} s left")
+        if step == steps and status.get("message"):
+            parts.append(str(status["message"]))
     elif status.get("message"):
         parts.append(str(status["message"]))
     return "  ".join(parts)
@@ -63,22 +65,27 @@ def follow(
     line: Line,
     on_reading: Callable[[Object], None] = lambda _: None,
     interval_seconds: float = 1.5,
+    kind: str = "RLHFJob",
+    end: str = "Complete",
 ) -> Object:
-    """Watch until the job is Complete, and return it. Raises ClusterError when it fails, stalls, or takes too long."""
+    """Watch until an object's condition `end` is True and nothing is under way, and return it.
+
+    Raises ClusterError when it fails, stalls, or takes too long.
+    """
     deadline = time.monotonic() + timeout_seconds
     while True:
-        job = cluster.get("rlhfjobs.rlhf.dev", name)
+        job = cluster.get(f"{kind.lower()}s.rlhf.dev", name)
         if job is None:
-            raise ClusterError(f"RLHFJob {name} was deleted while it was watched")
+            raise ClusterError(f"{kind} {name} was deleted while it was watched")
         on_reading(job)
-        done = is_true(job, "Complete")
-        bad = next((kind for kind in ("Failed", "Stalled") if is_true(job, kind)), None)
+        done = is_true(job, end) and not is_true(job, "Reconciling")
+        bad = next((each for each in ("Failed", "Stalled") if is_true(job, each)), None)
         line.show(describe(job), last=bool(done or bad))
         if done:
             return job
         if bad:
             found = condition(job, bad) or {}
-            raise ClusterError(f"RLHFJob {name} is {bad}: {found.get('reason')}: {found.get('message')}")
+            raise ClusterError(f"{kind} {name} is {bad}: {found.get('reason')}: {found.get('message')}")
         if time.monotonic() >= deadline:
-            raise ClusterError(f"RLHFJob {name} was not Complete within {timeout_seconds:.0f} s: {describe(job)}")
+            raise ClusterError(f"{kind} {name} was not {end} within {timeout_seconds:.0f} s: {describe(job)}")
         time.sleep(interval_seconds)

@@ -170,6 +170,19 @@ def ordinary_answer(case: Case, rng: random.Random, skill: float) -> str:
     return " ".join(parts)
 
 
+def worth(case: Case, text: str) -> int:
+    """How many of a good answer's four parts are there: courtesy, the item's name, the one right step, the offer."""
+    low = text.lower()
+    steps = [topic.step for topic in TOPICS if topic.step in text]
+    parts = (
+        any(word in low for word in COURTEOUS),
+        case.item in low,
+        steps == [case.topic.step],
+        text.rstrip().endswith(CLOSING),
+    )
+    return sum(parts)
+
+
 def demonstrations(train: list[Case], rounds: int, skill: float, seed: int) -> list[tuple[str, str]]:
     """(prompt, ordinary answer) pairs, each case `rounds` times with another answer."""
     rng = random.Random(seed)

@@ -1,4 +1,4 @@
-"""`make demo` as a newcomer runs it: on the quickstart, and on real rows of one's own."""
+"""`make demo SHORT=1` as a newcomer runs it, and real rows of one's own. The whole demo: test_quickstart_loop.py."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def figure(text: str, name: str) -> tuple[float, float]:
 
 
 def test_quickstart_trains_a_better_policy_and_says_so(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    code = program.main(["--namespace", NAMESPACE, "--build", str(ROOT / "build" / "demo")])
+    code = program.main(["--short", "--namespace", NAMESPACE, "--build", str(ROOT / "build" / "demo")])
     told = capsys.readouterr()
     assert code == 0, told.err
     assert "step 30/30" in told.err
@@ -69,7 +69,7 @@ def test_quickstart_trains_a_better_policy_and_says_so(cluster: Cluster, capsys:
 def test_demo_trains_on_real_preferences_and_counts_every_row_it_drops(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--namespace", NAMESPACE, "--build", str(ROOT / "build" / "demo"), "--data", str(DATA)]
+    arguments = ["--short", "--namespace", NAMESPACE, "--build", str(ROOT / "build" / "demo"), "--data", str(DATA)]
     code = program.main(arguments)
     told = capsys.readouterr()
     assert code == 0, told.err

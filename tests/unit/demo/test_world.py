@@ -55,13 +55,14 @@ def test_ordinary_answers_leave_much_to_gain(gold: Any) -> None:
     assert 0.3 < mean < 0.8
 
 
-def test_the_committed_prompts_are_what_the_world_gives() -> None:
-    assert (EXAMPLE / "prompts.yaml").read_text() == generate.config_map()
+def test_the_committed_data_is_what_the_world_gives() -> None:
+    for name, make in generate.FILES.items():
+        assert (generate.ROOT / name).read_text() == make(), name
 
 
 def test_a_stale_file_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generate.main(["--check"]) == 0
-    monkeypatch.setattr(generate, "config_map", lambda: "other")
+    monkeypatch.setattr(generate, "FILES", {"quickstart/prompts.yaml": lambda: "other"})
     assert generate.main(["--check"]) == 1
 
 
