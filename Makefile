@@ -29,8 +29,9 @@ demo: setup ## the whole loop from nothing, to live traffic and back; SHORT=1: o
 
 .PHONY: test
 test: test-fast ## what CI runs: unit tests first, then trainer, server and control-plane tests, and one short e2e per kind
+	@$(PY) -m pytest $(WORKERS) -m "not slow" tests/trainer
 	@$(PY) -m testbed up --profile node > /dev/null
-	@$(PY) -m pytest -m "not slow" tests/trainer tests/server tests/operator tests/e2e
+	@$(PY) -m pytest -m "not slow" tests/server tests/operator tests/e2e
 
 .PHONY: test-fast
 test-fast: setup ## under a minute, without a cluster
@@ -39,8 +40,9 @@ test-fast: setup ## under a minute, without a cluster
 .PHONY: test-all
 test-all: setup ## everything: also image builds, fault matrices, repeated kills, and a longer search for counterexamples
 	@$(PY) -m pytest $(WORKERS) --hypothesis-profile=search tests/unit
+	@$(PY) -m pytest $(WORKERS) tests/trainer
 	@$(PY) -m testbed up --profile node > /dev/null
-	@$(PY) -m pytest tests/trainer tests/server tests/operator tests/e2e
+	@$(PY) -m pytest tests/server tests/operator tests/e2e
 
 .PHONY: lint
 lint: setup ## ruff, mypy and the layers between packages
