@@ -124,6 +124,9 @@ class Manager:
             finally:
                 current_object.reset(token)
             self._metrics.reconciles.labels(key.kind, outcome).observe(time.monotonic() - started)
+            # A look that had nothing to write has waited for nothing: a thousand of them would keep the Lease's renewal
+            # and the health probes from their turn.
+            await asyncio.sleep(0)
 
     async def _reconcile(self, key: Key) -> str:
         """One reconcile, from the cache to the last write. Returns its outcome for the metric; raises nothing."""

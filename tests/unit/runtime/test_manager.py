@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ from rlhf_operator.common.intents import Plan, WriteFailure
 from rlhf_operator.common.resources import JOBS, RLHFJOBS
 from rlhf_operator.runtime.executor import WriteRefused
 from rlhf_operator.runtime.manager import Key, Manager
+from rlhf_operator.runtime.metrics import Metrics
+from rlhf_operator.runtime.queue import KeyedQueue
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 KEY = Key(RLHFJOBS.kind, "team", "assistant")
@@ -109,3 +112,25 @@ async def test_what_waits_for_a_status_to_be_on_record_is_never_forgotten() -> N
     manager._poke(KEY)
     await manager._observe_decide_act(KEY, controller, OBJ, None, Writes())
     assert queue.calls[-1] == ("done", 1.0), "what others changed is no restlessness of ours"
+
+
+async def test_the_lease_and_the_probes_get_their_turn_between_looks_that_wait_for_nothing() -> None:
+    queue: KeyedQueue[Key] = KeyedQueue()
+    manager: Any = Manager([Controller()], queue, Metrics(), lambda: NOW)
+    nothing = SimpleNamespace(entry=lambda key: None)
+    manager.connect(SimpleNamespace(stores={RLHFJOBS: nothing}), object(), object())
+    for number in range(100):
+        queue.add(Key(RLHFJOBS.kind, "team", f"job-{number}"))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while queue.depth:
+            turns += 1
+            await asyncio.sleep(0)
+
+    worker = asyncio.create_task(manager.work())
+    await others()
+    queue.close()
+    await worker
+    assert turns >= 100
