@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.cluster import ClusterError, Object, condition, is_true
+from demo.manifests import only
 from e2e import rewarddata
 from e2e.harness import CLAIM, FILES_POD, OPERATOR_PODS, Probe, Space
 from e2e.harness_jobs import merge
@@ -87,12 +88,8 @@ class RewardModels:
         return merge(spec, changes)
 
     def template_of(self, *containers: str) -> Object | None:
-        """The serving template for some of the containers: one it names beyond ours would be added beside them."""
-        if self.template is None:
-            return None
-        pod = self.template["spec"]
-        named = [each for each in pod["containers"] if each["name"] in containers]
-        return {**self.template, "spec": {**pod, "containers": named}}
+        """The serving template for some of the containers."""
+        return only(self.template, *containers)
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> None:
         """`kubectl apply` a RewardModel."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.cluster import ClusterError, Object, condition, is_true
+from demo.table import variant as variant
 from e2e.harness import CLAIM, OPERATOR_PODS, Probe, Space
 from e2e.harness_jobs import merge
 
@@ -155,13 +156,6 @@ class Rollouts:
                 parts.append(str(error))
         parts.append(cluster.tell(f"rlhf.dev/rollout={name}"))
         return "\n---\n".join(parts)
-
-
-def variant(rollout: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Stable or Candidate as status has it; empty when there is none."""
-    variants = (rollout.get("status") or {}).get("variants") or ()
-    found: Mapping[str, Any] = next((each for each in variants if each["name"] == name and each.get("revision")), {})
-    return found
 
 
 def why(rollout: Mapping[str, Any], kind: str) -> str:
