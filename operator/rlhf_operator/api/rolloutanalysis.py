@@ -11,7 +11,7 @@ from .base import Model, Rule
 from .data import ConfigMapSource, LocalSecretRef
 from .graders import Scorer
 from .meta import map_list
-from .scalars import HTTPURL, Between, Duration, EntryName, Rate, ShortText
+from .scalars import HTTPURL, Between, DecimalText, Duration, EntryName, Rate, ShortText
 
 Value = Annotated[float, Field(ge=-1.0e12, le=1.0e12)]
 Ratio = Annotated[float, Field(gt=0, le=1000)]
@@ -49,6 +49,22 @@ class LatencyLimit(Model):
     """Highest share of slow requests."""
     max_ratio: Ratio | None = None
     """Highest multiple of stable's share."""
+
+
+class CostLimit(UpperLimit):
+    """A cost by tokens; it must stay low."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "double(self.inputPrice) > 0.0 || double(self.outputPrice) > 0.0",
+            "one of inputPrice and outputPrice must be above 0: else nothing costs anything",
+        ),
+    )
+
+    input_price: DecimalText
+    """Price of a million tokens of requests, as a decimal in quotes; a limit is in the same currency."""
+    output_price: DecimalText
+    """Price of a million tokens of answers."""
 
 
 class ScoredUpperLimit(UpperLimit):
@@ -94,14 +110,6 @@ class Preset(Model):
         "diversity",
         "cost_per_request",
     )
-    rules: ClassVar[tuple[Rule, ...]] = tuple(
-        Rule(
-            f"!has(self.{name})",
-            f"preset {name} is reserved: its signal does not exist yet; use a query instead",
-        )
-        for name in ("diversity", "costPerRequest")
-    )
-
     error_rate: UpperLimit | None = None
     """Share of requests that failed."""
     availability: LowerLimit | None = None
@@ -129,9 +137,9 @@ class Preset(Model):
     tokens_per_request: UpperLimit | None = None
     """Mean tokens of an answer."""
     diversity: LowerLimit | None = None
-    """Reserved: variety of the answers."""
-    cost_per_request: UpperLimit | None = None
-    """Reserved: mean cost of a request."""
+    """Variety of the answers: share of distinct word pairs in two answers, 0 to 1."""
+    cost_per_request: CostLimit | None = None
+    """Mean cost of a request, by its tokens."""
 
     @property
     def which(self) -> str:
@@ -276,6 +284,7 @@ __all__ = [
     "PAIRED",
     "AdvanceWhen",
     "Analysis",
+    "CostLimit",
     "LatencyLimit",
     "LowerLimit",
     "Metric",

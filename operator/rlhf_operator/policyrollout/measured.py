@@ -51,7 +51,8 @@ class Why(StrEnum):
     CONDITION_MET = "ConditionMet"
     CONDITION_NOT_MET = "ConditionNotMet"
     WORSE_THAN_STABLE = "WorseThanStable"
-    """Within its limit, and proven to be higher than stable's: what reward hacking looks like beside more wins."""
+    """Within its limit, and proven to be over stable's (violations, tokens, cost): what reward hacking looks like
+    beside more wins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +198,17 @@ def _beside_stable(counts: Counts, signal: Signal, found: Figure, alpha: float) 
     if signal.paired or signal.limit.side is not Side.ABOVE or not counts.has("stable/n"):
         return found
     try:
-        candidate, stable = counts.share("candidate"), counts.share("stable")
+        if signal.kind is Kind.SHARE:
+            share = counts.share("stable")
+            verdict, value = ratio_verdict(counts.share("candidate"), share, 1.0, alpha), share.events / share.n
+        else:
+            moments = counts.moments("stable")
+            verdict, value = mean_ratio_verdict(counts.moments("candidate"), moments, 1.0, alpha), moments.mean
     except _NoFigure:
         return found
-    if ratio_verdict(candidate, stable, 1.0, alpha) is not Verdict.ABOVE:
+    if verdict is not Verdict.ABOVE:
         return found
-    words = f"{found.message}; proven to be over stable's {_round(stable.events / stable.n)}"
+    words = f"{found.message}; proven to be over stable's {_round(value)}"
     return replace(found, reason=Why.WORSE_THAN_STABLE, message=words)
 
 
@@ -233,7 +239,9 @@ def _mean(counts: Counts, signal: Signal, alpha: float) -> Figure:
         bound = limit.absolute if limit.absolute is not None else math.nan
         verdict, interval = mean_verdict(candidate, bound, alpha), mean_interval(candidate, 2 * alpha)
         found = _figure(signal, verdict, bound, candidate.mean, interval, n, alpha)
-        return _unless_stable_fails(counts, signal, found, alpha) if found.outcome is Outcome.FAILED else found
+        if found.outcome is Outcome.FAILED:
+            return _unless_stable_fails(counts, signal, found, alpha)
+        return _beside_stable(counts, signal, found, alpha)
     stable = counts.moments("stable")
     # A mean may be negative, as rewards are: a ratio of 0.9 then allows a tenth of its size below it, as above zero.
     ratio = limit.ratio if stable.mean >= 0 else 2 - limit.ratio

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_operator.api import signals
 from rlhf_operator.api.rolloutanalysis import (
+    CostLimit,
     LatencyLimit,
     LowerLimit,
     Metric,
@@ -283,6 +284,32 @@ def _tokens_per_request(metric: Metric, preset: UpperLimit) -> Signal:
     return Signal("TokensPerRequest", Kind.MEAN, counts, _upper(preset))
 
 
+def _cost_per_request(metric: Metric, preset: CostLimit) -> Signal:
+    read, written = (float(price) / 1e6 for price in (preset.input_price, preset.output_price))
+    tokens = {each: _events(signals.TOKENS, f',direction="{each}"') for each in ("input", "output")}
+    # Squares that are missing are not 0: pods of an older image don't count them, and no figure is made of that.
+    squares = (
+        f"{read * read!r} * {_increase(signals.INPUT_TOKENS_SQUARED)}"
+        f" + {2 * read * written!r} * {_increase(signals.TOKENS_PRODUCT)}"
+        f" + {written * written!r} * {_increase(signals.TOKENS_SQUARED)}"
+    )
+    counts = {
+        "plus": f"({read!r} * {tokens['input']} + {written!r} * {tokens['output']})",
+        "squares": f"({squares})",
+        "n": _increase(signals.REQUESTS, f',outcome="{RequestOutcome.OK}"'),
+    }
+    return Signal("CostPerRequest", Kind.MEAN, counts, _upper(preset))
+
+
+def _diversity(metric: Metric, preset: LowerLimit) -> Signal:
+    counts = {
+        "plus": _increase(signals.DIVERSITY_SUM),
+        "squares": _increase(signals.DIVERSITY_SQUARES),
+        "n": _increase(signals.DIVERSITY_PAIRS),
+    }
+    return Signal("Diversity", Kind.MEAN, counts, _lower(preset), unit="pairs of answers")
+
+
 _SIGNALS: Mapping[str, Callable[[Metric, Any], Signal]] = {
     "error_rate": _error_rate,
     "availability": _availability,
@@ -297,6 +324,8 @@ _SIGNALS: Mapping[str, Callable[[Metric, Any], Signal]] = {
     "task_completion_rate": _task_completion_rate,
     "escalation_rate": _escalation_rate,
     "tokens_per_request": _tokens_per_request,
+    "diversity": _diversity,
+    "cost_per_request": _cost_per_request,
 }
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from opkit.process import wait_for
 from rlhf_operator.api import signals
 from rlhf_operator.api.policyrollout import PolicyRolloutSpec, PolicyRolloutStatus
 from rlhf_operator.api.rolloutstatus import MetricStatus, StepStatus
+from rlhf_operator.common.measurements import Sample, Value
 from rlhf_operator.common.names import Owner
 from rlhf_operator.policyrollout import rounds
 from rlhf_operator.policyrollout.analysis import Analysis, judge
@@ -43,6 +45,11 @@ PRESETS: dict[str, tuple[dict[str, Any], float]] = {
     "done": ({"taskCompletionRate": {"min": 0.1}}, 0.75),
     "handed": ({"escalationRate": {"max": 0.9}}, 0.125),
     "tokens": ({"tokensPerRequest": {"max": 900}}, 20.0),
+    # 100 tokens read and 20 written: 100 x 0.5 and 20 x 2 of a millionth.
+    "costs": ({"costPerRequest": {"max": 1, "inputPrice": "0.5", "outputPrice": "2"}}, 90e-6),
+    "costlier": ({"costPerRequest": {"maxRatio": 9, "inputPrice": "0.5", "outputPrice": "2"}}, 90e-6),
+    "varied": ({"diversity": {"min": 0.1}}, 0.8),
+    "duller": ({"diversity": {"minRatio": 0.1}}, 0.8),
     "ratio": ({"errorRate": {"maxRatio": 9.0}}, 2.0),
 }
 
@@ -59,6 +66,11 @@ class Pods:
                 signals.REQUESTS: ("outcome",),
                 signals.TOKENS: ("direction",),
                 signals.TOKENS_SQUARED: (),
+                signals.INPUT_TOKENS_SQUARED: (),
+                signals.TOKENS_PRODUCT: (),
+                signals.DIVERSITY_SUM: (),
+                signals.DIVERSITY_SQUARES: (),
+                signals.DIVERSITY_PAIRS: (),
                 signals.FEEDBACK: ("verdict",),
                 signals.OUTCOMES: ("name",),
                 signals.REWARD_SUM: ("scorer", "dimension", "sign"),
@@ -88,8 +100,15 @@ class Pods:
             self.add(signals.REQUESTS, 40 * (1 - errors) * times, revision, outcome="ok")
             self.add(signals.REQUESTS, 40 * errors * times, revision, outcome="error")
             self.add(signals.REQUESTS, 40 * times, revision, outcome="client_error")
-        self.add(signals.TOKENS, 36 * 20 * times, direction="output")
-        self.add(signals.TOKENS_SQUARED, 36 * 500 * times)
+        for revision, answered in ((CANDIDATE, 36), (STABLE, 38)):
+            self.add(signals.TOKENS, answered * 100 * times, revision, direction="input")
+            self.add(signals.TOKENS, answered * 20 * times, revision, direction="output")
+            self.add(signals.TOKENS_SQUARED, answered * 500 * times, revision)
+            self.add(signals.INPUT_TOKENS_SQUARED, answered * 10_900 * times, revision)
+            self.add(signals.TOKENS_PRODUCT, answered * 2_050 * times, revision)
+            self.add(signals.DIVERSITY_SUM, 18 * 0.8 * times, revision)
+            self.add(signals.DIVERSITY_SQUARES, 18 * 0.65 * times, revision)
+            self.add(signals.DIVERSITY_PAIRS, 18 * times, revision)
         self.add(signals.FEEDBACK, 7 * times, verdict="correct")
         self.add(signals.FEEDBACK, 3 * times, verdict="hallucinated")
         self.add(signals.OUTCOMES, 3 * times, name="task_completed")
@@ -136,7 +155,7 @@ async def test_each_preset_gives_the_figure_that_pods_and_judges_exposed(
             "strategy": {"steps": [{"name": "ten", "weight": 10, "mirror": {"percent": 20}}]},
             "analysis": {
                 "interval": "1s",
-                "metrics": [{"name": name, "preset": preset} for name, (preset, _) in PRESETS.items()],
+                "metricSets": [{"configMap": {"name": "presets", "key": "all"}}],
             },
         }
     )
@@ -153,7 +172,7 @@ async def test_each_preset_gives_the_figure_that_pods_and_judges_exposed(
         pods.traffic(10)
         real.lines.update(pods.lines())
         wait_for("the second scrape", lambda: real.holds(f'increase({signals.WINS}{{outcome="win"}}[1m]) > 0'))
-        found = await look(client, real, spec, step)
+        found, samples = await look(client, real, spec, step)
     finally:
         real.lines.clear()
     by_name: dict[str, MetricStatus] = {each.metric: each for each in found.metrics}
@@ -162,14 +181,28 @@ async def test_each_preset_gives_the_figure_that_pods_and_judges_exposed(
         assert measured.outcome in ("Successful", "Inconclusive"), (name, measured.message)
         assert measured.reason in ("Proven", "Undecided", "WorseThanStable"), (name, measured.message)
         assert measured.value == pytest.approx(expected, rel=1e-6), (name, measured.message)
+    # Variances too are those of what was exposed: 0.25 x 900 + 2 x 0.5 x 2 x 50 + 4 x 100, and 0.01, each over n.
+    assert variance(samples, "costs") == pytest.approx(725e-12, rel=1e-6)
+    assert variance(samples, "varied") == pytest.approx(0.01, rel=1e-6)
     assert by_name["wins"].samples == pytest.approx(400, rel=0.3)
     assert found.samples == pytest.approx(400, rel=0.3)
 
 
-async def look(client: PrometheusClient, real: RealPrometheus, spec: PolicyRolloutSpec, step: rounds.Step) -> Analysis:
-    metrics = in_force(spec, {})
+def variance(samples: Mapping[str, Sample], name: str) -> float:
+    found = [samples[rounds.key(name, f"candidate/{count}")] for count in ("plus", "squares", "n")]
+    plus, squares, n = (each.value for each in found if isinstance(each, Value))
+    return squares / n - (plus / n) ** 2
+
+
+async def look(
+    client: PrometheusClient, real: RealPrometheus, spec: PolicyRolloutSpec, step: rounds.Step
+) -> tuple[Analysis, Mapping[str, Sample]]:
+    # More than a spec's own list takes.
+    presets = [{"name": name, "preset": preset} for name, (preset, _) in PRESETS.items()]
+    metrics = in_force(spec, {("presets", "all"): yaml.safe_dump(presets)})
+    assert not metrics.problem
     now = datetime.now(UTC)
     asked = rounds.plan(step, metrics, (), real.target.url, now)
     assert asked is not None
     answered = await client.round(real.target, asked.queries)
-    return judge(spec, step, metrics, (), asked, answered, now, 1.0)
+    return judge(spec, step, metrics, (), asked, answered, now, 1.0), answered.samples

@@ -190,6 +190,54 @@ def test_slices_come_from_headers_and_the_allow_list(serve: Callable[..., Servin
     assert "Search" not in exposed
 
 
+def test_answers_are_compared_two_by_two_and_costs_can_be_made_of_tokens(pod: Serving) -> None:
+    for number in range(5):
+        pod.ask(stream=number % 2 == 0, do={"tokens": 4 + number})
+    pod.until(lambda: pod.count(RequestOutcome.OK) == 5)
+    written = [4 + number for number in range(5)]
+    assert pod.sample("rlhf_tokens_total", role="live", direction="input") == 5 * 5
+    assert pod.sample("rlhf_input_tokens_squared_total", role="live") == 5 * 25
+    assert pod.sample("rlhf_output_tokens_squared_total", role="live") == sum(each**2 for each in written)
+    assert pod.sample("rlhf_input_output_tokens_product_total", role="live") == 5 * sum(written)
+    # t0 t1 t2 t3 against one more of the same: 4 of 3 + 4 word pairs, and 6 of 5 + 6; the fifth waits for another.
+    assert pod.sample("rlhf_diversity_pairs_total", role="live") == 2
+    assert pod.sample("rlhf_diversity_sum_total", role="live") == pytest.approx(4 / 7 + 6 / 11)
+    assert pod.sample("rlhf_diversity_squares_total", role="live") == pytest.approx((4 / 7) ** 2 + (6 / 11) ** 2)
+    assert pod.sample("rlhf_diversity_pairs_total", role="shadow") == 0
+
+
+def test_a_slices_first_answer_is_counted_after_a_scrape_has_shown_its_series_at_0(
+    serve: Callable[..., Serving],
+) -> None:
+    pod = serve({"slices": {"team": ["search"]}})
+    for asked, expected in ((1, 0), (2, 2), (3, 3)):
+        pod.ask(headers={"x-rlhf-team": "search"})
+        pod.until(lambda: pod.count(RequestOutcome.OK, team="search") == asked)  # noqa: B023
+        # As Prometheus sees it: increase() needs the 0 to count the first.
+        shown = httpx.get(f"{pod.admin}/metrics").text
+        assert value(shown, "rlhf_time_to_first_token_seconds_count", team="search") == expected
+        assert value(shown, "rlhf_tokens_total", team="search", direction="output") == 3 * expected
+
+
+def value(exposed: str, name: str, **labels: str) -> float:
+    """One live sample of a scrape."""
+    wanted = {"role": "live", "feature": "", **labels}
+    for line in exposed.splitlines():
+        if line.startswith(f"{name}{{") and all(f'{key}="{each}"' in line for key, each in wanted.items()):
+            return float(line.rpartition(" ")[2])
+    raise AssertionError(f"no {name} with {labels}")
+
+
+def test_more_answers_than_may_wait_are_counted_at_once(monkeypatch: pytest.MonkeyPatch, pod: Serving) -> None:
+    monkeypatch.setattr(metrics_module, "_HELD", 2)
+    for _ in range(3):
+        pod.ask(headers={"x-rlhf-team": "any"})
+    pod.until(lambda: pod.count(RequestOutcome.OK, team="other") == 3)
+    assert pod.sample("rlhf_request_seconds_count", role="live", team="other") == 1
+    assert b"rlhf_request_seconds" in pod.signals.pod.metrics.expose()
+    assert pod.sample("rlhf_request_seconds_count", role="live", team="other") == 3
+
+
 def test_settings_change_while_the_pod_runs(serve: Callable[..., Serving]) -> None:
     pod = serve()
     pod.ask(headers={"x-rlhf-team": "search"})

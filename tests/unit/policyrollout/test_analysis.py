@@ -76,6 +76,11 @@ class World:
         self.says[rounds.key(metric, f"{side}/n")] = Value(n)
         return self
 
+    def mean(self, metric: str, mean: float, n: float, variance: float, side: str = "candidate") -> World:
+        counts = {"plus": mean * n, "squares": (variance + mean**2) * n, "n": n}
+        self.says |= {rounds.key(metric, f"{side}/{name}"): Value(value) for name, value in counts.items()}
+        return self
+
     def silent(self, reason: ProblemReason) -> World:
         """Nothing but this comes back."""
         self.says = dict.fromkeys(self.says, Problem(reason, "said the server"))

@@ -110,7 +110,9 @@ def test_serving_pods_sample_for_a_judge_only_where_there_is_one() -> None:
 
 
 def test_trajectories_are_recorded_as_the_spec_says() -> None:
-    logging: dict[str, Any] = {"trajectories": {"sampleRate": 0.5, "redaction": "Standard", "sink": {"pvc": {"claimName": "log"}}}}
+    logging: dict[str, Any] = {
+        "trajectories": {"sampleRate": 0.5, "redaction": "Standard", "sink": {"pvc": {"claimName": "log"}}}
+    }
     said = live.signal_settings(spec(logging=logging), metrics(spec()), None)
     assert (said.trajectory_sample_rate, said.redaction) == (0.5, "Standard")
     assert said.retention_seconds == 90 * 24 * 3600
