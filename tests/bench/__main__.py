@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("name", choices=[name for name in names if name not in _SHARED])
     name = parser.parse_args().name
+    # What was started is stopped on the way out, also when the benchmark is told to stop.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     before = machine()
     report = importlib.import_module(f"bench.{name}").run()
     publish(name, report, before)
