@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import testbed
 from bench.harness import Report, Row, percentile
-from bench.timeline import Query, Timeline, timeline
+from bench.timeline import FAULT, Query, Timeline, timeline
 from demo.cluster import Cluster
 from e2e.harness import OPERATOR_PODS, Site, open_space, remove_namespace
 from e2e.harness_jobs import merge
@@ -127,8 +127,8 @@ def run() -> Report:
             progress.say(f"run {number + 1} of {RUNS}: {lines[-1].seconds:.1f} s, {lines[-1].harmed} failed answers")
         count, seconds = (after - before for after, before in zip(_writes(bed), writes, strict=True))
         seen = bed.users.end()
-    healthy = [each for each in seen if each.failed and each.revision not in ("", bed.second)]
-    return _report(lines, seconds / max(1.0, count), len(healthy))
+    others = [each for each in seen if each.failed and each.code != FAULT]
+    return _report(lines, seconds / max(1.0, count), len(others))
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from demo.users import Seen
 
+FAULT = 500
+"""What the candidate's fault answers, without saying whose answer it is. A gateway's own refusals have other codes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -56,9 +59,9 @@ def timeline(
     began: when the fault was about to be switched on. scrapes: (when, failed answers so far) by Prometheus.
     """
     asked = sorted((each for each in seen if each.asked > began), key=lambda each: each.asked)
-    failed = [each for each in seen if each.answered > began and each.failed]
+    failed = [each for each in seen if each.answered > began and each.code == FAULT]
     bad = min(each.answered for each in failed)
-    reached = [each.asked for each in asked if each.failed or each.revision == candidate]
+    reached = [each.asked for each in asked if each.code == FAULT or each.revision == candidate]
     over = next(each.asked for each in asked if each.asked > max(reached))
     base = max((count for at, count in scrapes if at <= bad), default=0.0)
     scraped = next(at for at, count in scrapes if at > bad and count > base)

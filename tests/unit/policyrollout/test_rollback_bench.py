@@ -21,6 +21,8 @@ def test_a_way_back_is_split_at_what_each_observer_saw() -> None:
         answer(110, STABLE),
         answer(131.5, CANDIDATE),
         answer(132, STABLE),
+        # A gateway that refuses connections is another's doing.
+        answer(132.5, "", 0),
         answer(133, STABLE),
     ]
     scrapes = [(95.0, 1.0), (100.0, 1.0), (105.0, 2.0), (110.0, 2.0)]
