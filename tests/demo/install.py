@@ -74,9 +74,10 @@ def install_operator(cluster: Cluster, image: str) -> None:
         "prometheusURL": PROMETHEUS,
         "analysis": {"scrapeSeconds": SCRAPE_SECONDS},
     }
-    if trainer := os.environ.get("TESTBED_IMAGE_TRAINER"):
-        repository, _, tag = trainer.rpartition(":")
-        values["trainer"] = {"image": {"repository": repository, "tag": tag}}
+    for part in ("trainer", "server"):
+        if given := os.environ.get(f"TESTBED_IMAGE_{part.upper()}"):
+            repository, _, tag = given.rpartition(":")
+            values[part] = {"image": {"repository": repository, "tag": tag}}
     # CRDs that were applied by hand, as `kubectl apply -f crds/`, become the release's.
     flags = ["--create-namespace", "--take-ownership", "--wait", "--timeout", "3m", "--values", "-"]
     try:
