@@ -141,7 +141,9 @@ class LLMJudgeGrader(Model):
     model: ShortText
     """Name of the model there."""
     rubric: Annotated[str, StringConstraints(min_length=1, max_length=8192)]
-    """What makes an answer good, in words."""
+    """What makes an answer good, in words; or one name of those that ship: `groundedness` (the sources support it),
+    `factuality` (it states what is true), `safety` (it is safe to show), `jailbreak` (an attack is resisted), `guard`
+    (the model is a guard model with a rubric of its own, such as Llama Guard)."""
     both_orders: bool = True
     """Ask for each pair in both orders, so that the place of an answer does not count."""
     timeout: Timeout = Duration("1m")

@@ -20,8 +20,5 @@ def why_not_judgeable(grader: Grader, allowed_hosts: Sequence[str]) -> str | Non
         return "a Python grader of a ConfigMap does not judge live answers: make it a RewardModel"
     if grader.llm_judge is None:
         return None
-    if (refused := why_not_allowed(grader.llm_judge.url, allowed_hosts)) is not None:
-        return f"grader.llmJudge.url: {refused}"
-    if grader.llm_judge.secret_ref is not None:
-        return "grader.llmJudge.secretRef can't be used live in this version: ask a Service that needs no token"
-    return None
+    refused = why_not_allowed(grader.llm_judge.url, allowed_hosts)
+    return f"grader.llmJudge.url: {refused}" if refused is not None else None

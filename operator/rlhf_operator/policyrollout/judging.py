@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from rlhf_operator.common.resources import DEPLOYMENTS
 from rlhf_operator.common.scheduling import scheduling
 
 from .children import keys_name, signals_name
+from .live import secret_of
 
 JUDGE = "judge"
 TEMPLATE_FIELD = "spec.judge.template"
@@ -63,9 +64,36 @@ def render_judge(owner: Owner, settings: JudgeSettings, defaults: OperatorDefaul
     return JudgePods(judge_key(settings), _deployment(owner, settings, defaults))
 
 
-def judge_deployment(pods: JudgePods, replicas: int) -> dict[str, Any]:
-    """Return a frozen Deployment with its number of pods."""
-    return {**pods.deployment, "spec": {**pods.deployment["spec"], "replicas": replicas}}
+def judge_deployment(pods: JudgePods, replicas: int, plan: JudgePlan | None = None) -> dict[str, Any]:
+    """Return a frozen Deployment with what is not frozen: its number of pods, and the tokens of the plan's scorers."""
+    spec = {**pods.deployment["spec"], "replicas": replicas}
+    graders = [each.grader for each in plan.scorers if each.grader is not None] if plan is not None else []
+    if secrets := sorted({name for each in graders if (name := secret_of(each)) is not None}):
+        spec["template"] = _with_tokens(spec["template"], secrets)
+    return {**pods.deployment, "spec": spec}
+
+
+def _with_tokens(template: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Return a pod template with these Secrets' tokens.
+
+    A Secret that is missing keeps no pod from starting: the scorer that needs it says so until it is there.
+    """
+    pod = template["spec"]
+    items = [{"key": signals.TOKEN_FILE, "path": signals.TOKEN_FILE}]
+    named = {f"token-{number}": name for number, name in enumerate(secrets)}
+    volumes = [
+        {"name": volume, "secret": {"secretName": name, "items": items, "optional": True, "defaultMode": 0o440}}
+        for volume, name in named.items()
+    ]
+    mounts = [
+        {"name": volume, "mountPath": f"{signals.JUDGE_TOKENS_PATH}/{name}", "readOnly": True}
+        for volume, name in named.items()
+    ]
+    containers = [
+        {**each, "volumeMounts": [*each["volumeMounts"], *mounts]} if each["name"] == JUDGE else each
+        for each in pod["containers"]
+    ]
+    return {**template, "spec": {**pod, "containers": containers, "volumes": [*pod["volumes"], *volumes]}}
 
 
 def judge_config_map(owner: Owner, plan: JudgePlan, pods: JudgePods) -> dict[str, Any]:

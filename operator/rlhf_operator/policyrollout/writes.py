@@ -149,7 +149,7 @@ def _judge(look: Look, spec: PolicyRolloutSpec, scorers: Scorers) -> _Judge:
     result.apply += [
         judging.judge_config_map(owner, plan, pods),
         judging.judge_service(owner),
-        judging.judge_deployment(pods, spec.judge.replicas),
+        judging.judge_deployment(pods, spec.judge.replicas, plan),
         judging.judge_budget(owner),
     ]
     return result

@@ -333,3 +333,18 @@ def test_a_text_that_breaks_a_grader_costs_only_itself(start: Start, tmp_path: P
     live.send([sample("a", answer="1234"), sample("b", answer="123"), sample("c", answer="12")])
     live.wait_for(2, signals.REWARD_COUNT)
     live.wait_for(1, "rlhf_live_judge_unscored_total", reason="missing")
+
+
+def test_a_language_model_that_wants_a_token_gets_that_of_its_secret_once_it_is_there(
+    start: Start, tmp_path: Path
+) -> None:
+    with serving_model(ChatModel(token="key of a Secret")) as model:
+        grader = {"llmJudge": {"url": model.url, "model": "judge", "rubric": "more good", "secretRef": {"name": "k"}}}
+        token = tmp_path / "token"
+        live = start(scorer("better", "WinRate", grader, tokenPath=str(token)), ready=False)
+        live.send(pair("a", "good", "good good"))
+        live.wait_until(lambda: "token file of llmJudge.secretRef" in live.get("/readyz").text)
+        token.write_text("key of a Secret\n")
+        live.wait_ready()
+        live.wait_for(1, signals.WINS)
+        assert live.sum(signals.WINS, outcome="win") == 1

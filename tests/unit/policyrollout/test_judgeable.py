@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from rlhf_operator.api.policyrollout import PolicyRolloutSpec
+from rlhf_operator.api.policyrollout import JudgeSettings, PolicyRolloutSpec
 from rlhf_operator.api.signals import Purpose
 from rlhf_operator.common.names import Owner
 from rlhf_operator.policyrollout import live
+from rlhf_operator.policyrollout.judging import judge_deployment, render_judge
 from rlhf_operator.policyrollout.metrics import InForce, in_force
+
+from .makings import DEFAULTS
 
 OWNER = Owner("PolicyRollout", "team", "assistant", "uid")
 LLM = {"model": "judge", "rubric": "safety"}
@@ -50,11 +53,30 @@ def test_a_service_of_the_cluster_needs_no_list() -> None:
         ({"unitTests": {}}, "grader.unitTests"),
         ({"http": {"url": "http://judge.team.svc"}}, "grader.http"),
         ({"python": {"configMap": {"name": "g", "key": "g.py"}}}, "make it a RewardModel"),
-        ({"llmJudge": {"url": "http://judge/v1", "secretRef": {"name": "key"}, **LLM}}, "secretRef"),
     ],
 )
 def test_a_grader_that_can_not_judge_live_is_named(grader: dict[str, Any], words: str) -> None:
     assert words in metrics(grader).problem
+
+
+def test_a_scorers_token_is_mounted_where_its_plan_says() -> None:
+    grader = {"llmJudge": {"url": "http://judge.team.svc:8000/v1", "secretRef": {"name": "judge-key"}, **LLM}}
+    plan = live.judge_plan(OWNER, metrics(grader), live.Scorers(), {})
+    assert plan is not None
+    safe = next(each for each in plan.scorers if each.name == "safe")
+    assert safe.token_path == "/rlhf/tokens/judge-key/token"
+    pods = render_judge(OWNER, JudgeSettings(), DEFAULTS)
+    plain, made = judge_deployment(pods, 1), judge_deployment(pods, 1, plan)
+    assert judge_deployment(pods, 1, plan.model_copy(update={"scorers": []})) == plain
+    before, after = (each["spec"]["template"]["spec"] for each in (plain, made))
+    volume, mount = after["volumes"][-1], after["containers"][0]["volumeMounts"][-1]
+    assert before["volumes"] == after["volumes"][:-1]
+    assert mount == {"name": volume["name"], "mountPath": "/rlhf/tokens/judge-key", "readOnly": True}
+    assert (volume["secret"]["secretName"], volume["secret"]["items"]) == (
+        "judge-key",
+        [{"key": "token", "path": "token"}],
+    )
+    assert volume["secret"]["optional"], "a judge with other scorers starts without it"
 
 
 def test_a_win_rate_of_means_scores_every_answer() -> None:

@@ -19,7 +19,7 @@ from rlhf_scoring.build import build_scorers
 from rlhf_scoring.errors import JudgeAway, ScorerConfigError
 from rlhf_scoring.judge import ROW_NUMBER, TURNS, Judgement, Missing, Verdict
 from rlhf_scoring.llm_judge import LLMJudge
-from rlhf_scoring.rubrics import NAMES, resolve
+from rlhf_scoring.rubrics import GUARD, NAMES, resolve
 
 
 @pytest.fixture(scope="module")
@@ -352,3 +352,9 @@ def test_it_is_a_scorer_of_the_plan(model: ChatModel) -> None:
     with build_scorers([PlanScorer.model_validate({"name": "s", "grader": grader})]) as scorers:
         assert scorers.score("s", ["p", "p"], ["good", "x" * 300_000], [{}, {}]) == [0.2, None]
         assert "larger than" in scorers.timing("s").last_missing
+
+
+@pytest.mark.parametrize("name", [*NAMES, GUARD])
+def test_every_rubric_that_ships_is_named_where_users_look(name: str) -> None:
+    described = LLMJudgeGrader.model_json_schema()["properties"]["rubric"]["description"]
+    assert f"`{name}`" in described
