@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 from demo.users import Tally
 
 _BAR = 20
+_PHASE = 12
 _WIDTH = 118
 
 
@@ -26,7 +28,7 @@ def table(rollout: Mapping[str, Any], users: Tally, names: Mapping[str, str]) ->
     names: what people call a revision, by the revision.
     """
     status = rollout.get("status") or {}
-    lines = [_headline(rollout, status)]
+    lines = textwrap.wrap(_headline(rollout, status), _WIDTH, subsequent_indent=" " * _PHASE)
     lines += [_variant(variant(rollout, name), name, names) for name in ("Stable", "Candidate")]
     lines += [_metric(each) for each in status.get("analysis") or ()]
     lines.append(_users(users, names))
@@ -36,11 +38,9 @@ def table(rollout: Mapping[str, Any], users: Tally, names: Mapping[str, str]) ->
 def _headline(rollout: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     steps = ((rollout.get("spec") or {}).get("strategy") or {}).get("steps") or ()
     step = status.get("step") or {}
-    where = ""
-    if step.get("name"):
-        number = next((n for n, each in enumerate(steps, 1) if each.get("name") == step["name"]), None)
-        where = f"step {step['name']}" + (f" ({number} of {len(steps)})" if number else "") + "  "
-    return f"{status.get('phase') or 'Pending':<12}{where}{step.get('message') or status.get('message') or ''}"
+    number = next((n for n, each in enumerate(steps, 1) if each.get("name") == step.get("name")), None)
+    where = f"{number} of {len(steps)}: " if number else ""
+    return f"{status.get('phase') or 'Pending':<{_PHASE}}{where}{step.get('message') or status.get('message') or ''}"
 
 
 def _variant(found: Mapping[str, Any], name: str, names: Mapping[str, str]) -> str:

@@ -46,7 +46,7 @@ def test_the_loop_promotes_what_is_better_and_takes_back_what_is_not(
     assert {each["revision"] for each in rollout["status"]["rejected"]} == {hacked["revision"], faulty["revision"]}
 
     # The table went through every step, and nobody who asked saw an error: both bad ones were found by copies alone.
-    for step in ("step shadow (1 of 3)", "step ten (2 of 3)", "step half (3 of 3)"):
+    for step in ("1 of 3: step shadow", "2 of 3: step ten", "3 of 3: step half"):
         assert step in told.err
     counts = re.findall(r"users asked ([\d,]+) times, ([\d,]+) saw", told.out)[0]
     asked, failed = (int(count.replace(",", "")) for count in counts)

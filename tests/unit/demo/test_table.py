@@ -29,14 +29,23 @@ def metrics(wins: str) -> list[dict[str, Any]]:
     return [errors, scored | {"reason": "LimitNotExcluded"}]
 
 
+HELD = "wins is inconclusive (LimitNotExcluded), and goes on"
 PENDING = {"metadata": {"name": "support"}}
 SHADOW = rollout(
     phase="Progressing",
     variants=variants(0, mirror=100),
-    step={"name": "shadow", "message": "30 s to go, 12 of 40 samples"},
+    step={
+        "name": "shadow",
+        "message": "step shadow (weight 0 %, mirror 100 %): holds for 30s; 12 of 40 samples; " + HELD,
+    },
     analysis=[{"metric": "errors", "outcome": "Inconclusive", "reason": "NoSamples"}, metrics("Inconclusive")[1]],
 )
-HALF = rollout(phase="Progressing", variants=variants(50), step={"name": "half"}, analysis=metrics("NotApplicable"))
+HALF = rollout(
+    phase="Progressing",
+    variants=variants(50),
+    step={"name": "half", "message": "step half (weight 50 %)"},
+    analysis=metrics("NotApplicable"),
+)
 BACK = rollout(
     phase="RolledBack",
     message="rolled back 9f8e7d6c5b: RewardWinRate 0.41 (0.37 to 0.45) under 0.45 after 812 pairs",
