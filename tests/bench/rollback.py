@@ -124,7 +124,8 @@ def run() -> Report:
             if lines and progress.elapsed_seconds > 60 * MINUTES:
                 break
             lines.append(_one(bed, watch, number, source.uniform(0, INTERVAL_SECONDS)))
-            progress.say(f"run {number + 1} of {RUNS}: {lines[-1].seconds:.1f} s, {lines[-1].harmed} failed answers")
+            parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in lines[-1].parts().items())
+            progress.say(f"run {number + 1} of {RUNS}: {lines[-1].seconds:.1f} s ({parts}), {lines[-1].harmed} failed")
         count, seconds = (after - before for after, before in zip(_writes(bed), writes, strict=True))
         seen = bed.users.end()
     others = [each for each in seen if each.failed and each.code != FAULT]
@@ -292,7 +293,8 @@ def _scrapes(bed: Bed) -> list[tuple[float, float]]:
 
 def _queries(cluster: Cluster) -> list[Query]:
     lines = cluster.run("logs", "recorder").decode().splitlines()
-    return [Query(*json.loads(line)) for line in lines if line.endswith("]")]
+    # Who hangs up on the recorder is told of by Python, in lines of other kinds.
+    return [Query(*json.loads(line)) for line in lines if line.startswith("[") and line.endswith("]")]
 
 
 def _writes(bed: Bed) -> tuple[float, float]:
@@ -311,14 +313,11 @@ def _writes(bed: Bed) -> tuple[float, float]:
 
 def _report(lines: Sequence[Timeline], write_seconds: float, others_failed: int) -> Report:
     whole = [each.seconds for each in lines]
-    parts = {
-        "scrape": [each.scraped - each.bad for each in lines],
-        "wait": [each.asked - each.scraped for each in lines],
-        "query": [each.told - each.asked for each in lines],
-        "decide": [max(0.0, each.written - each.told - write_seconds) for each in lines],
-        "write": [min(write_seconds, each.written - each.told) for each in lines],
-        "gateway": [each.over - each.written for each in lines],
-    }
+    found = [each.parts() for each in lines]
+    parts = {name: [each[name] for each in found] for name in found[0]}
+    # What is left between the last answer and the route, without the operator's own mean of a write.
+    parts["decide"] = [max(0.0, seconds - write_seconds) for seconds in parts["write"]]
+    parts["write"] = [min(write_seconds, seconds) for seconds in parts["write"]]
     intervals = [seconds / INTERVAL_SECONDS for seconds in whole]
     rows = [
         Row(
@@ -345,7 +344,7 @@ def _report(lines: Sequence[Timeline], write_seconds: float, others_failed: int)
         "gateway: until a user asked and from then on none got an answer of the candidate's: late by a request at most",
         "write: the operator's own mean of its writes; decide: what is left between the answers and the route",
     ]
-    return Report(rows, notes, {"runs": [[round(v, 3) for v in each] for each in zip(*parts.values(), strict=True)]})
+    return Report(rows, notes, {"seconds": whole, "parts": parts})
 
 
 _WORDS = {

@@ -45,6 +45,16 @@ class Timeline:
         """From the first bad answer to weight 0 at the gateway."""
         return self.over - self.bad
 
+    def parts(self) -> dict[str, float]:
+        """Seconds from one observation to the next, in their order; together they are `seconds`."""
+        return {
+            "scrape": self.scraped - self.bad,
+            "wait": self.asked - self.scraped,
+            "query": self.told - self.asked,
+            "write": self.written - self.told,
+            "gateway": self.over - self.written,
+        }
+
 
 def timeline(
     began: float,

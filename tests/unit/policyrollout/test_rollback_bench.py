@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.timeline import Query, timeline
 from demo.users import Seen
 
@@ -37,6 +39,7 @@ def test_a_way_back_is_split_at_what_each_observer_saw() -> None:
     assert (found.bad, found.scraped, found.asked, found.told) == (102.5, 105.0, 130.0, 130.4)
     assert (found.written, found.over, found.harmed) == (131.0, 132, 1)
     assert found.seconds == 29.5
+    assert sum(found.parts().values()) == pytest.approx(29.5)
 
 
 def test_a_gateway_that_was_faster_than_our_watch_ends_with_the_write() -> None:
