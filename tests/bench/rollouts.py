@@ -56,7 +56,7 @@ class Findings:
     cold_seconds: float = 0.0
     cold_cpu_seconds: float = 0.0
     cold_calls: Mapping[str, int] = field(default_factory=dict)
-    coldby_resource: Mapping[str, float] = field(default_factory=dict)
+    cold_by_resource: Mapping[str, float] = field(default_factory=dict)
     idle: Spent | None = None
     """Everything serves, nothing is under way."""
     steady: Spent | None = None
@@ -158,24 +158,48 @@ async def _measure(
             "SERVER_IMAGE": "registry.example/server:1",
         }
         with OperatorProcess(scratch / "operator", kubeconfig, command=COMMAND, settings=settings) as operator:
-            ended = await objects.until(_all_serve, _PATIENCE_SECONDS, "every first revision at 100 %")
-            findings.cold_seconds = ended - operator.started_at
-            findings.cold_cpu_seconds = operator.cpu_seconds()
-            findings.cold_calls = await asyncio.to_thread(operator.calls)
-            findings.coldby_resource = await asyncio.to_thread(by_resource, operator)
-            progress.say(f"{OBJECTS} serve; at rest for {IDLE_SECONDS:.0f} s")
-            await asyncio.to_thread(settled, operator)
-            before = await asyncio.to_thread(Meter.read, operator, server)
-            await asyncio.sleep(IDLE_SECONDS)
-            findings.idle = Spent.between(before, await asyncio.to_thread(Meter.read, operator, server))
-            await asyncio.gather(*(_ask_for(client, number, "two") for number in range(ANALYSING)))
-            await objects.until(_all_measure, _PATIENCE_SECONDS, "every candidate in its step")
-            traffic.revisions = {name: _revisions(each) for name, each in objects.objects.items() if _steps(each)}
-            progress.say(f"{ANALYSING} candidates have their first weight")
-            await objects.until(_all_measured, _PATIENCE_SECONDS, "a first round each")
-            progress.say(f"rounds of each for {SECONDS:.0f} s")
-            await _watch_rounds(objects, operator, server, findings)
+            phases = asyncio.create_task(_phases(client, objects, operator, server, traffic, findings, progress))
+            ended = asyncio.create_task(_ended(operator))
+            await asyncio.wait((phases, ended), return_when=asyncio.FIRST_COMPLETED)
+            for each in (phases, ended):
+                each.cancel()
+            await (ended if ended.done() else phases)
     return findings
+
+
+async def _ended(operator: OperatorProcess) -> None:
+    """Raise once the operator has ended: on a machine that is too busy it loses its Lease, and nothing goes on."""
+    code = await asyncio.to_thread(operator.process.wait)
+    raise RuntimeError(f"the operator ended with {code}:\n{operator.log()[-1000:]}")
+
+
+async def _phases(
+    client: KubeClient,
+    objects: Watcher,
+    operator: OperatorProcess,
+    server: RunningPrometheus,
+    traffic: Traffic,
+    findings: Findings,
+    progress: Progress,
+) -> None:
+    """Cold start, rest, candidates, rounds."""
+    ended = await objects.until(_all_serve, _PATIENCE_SECONDS, "every first revision at 100 %")
+    findings.cold_seconds = ended - operator.started_at
+    findings.cold_cpu_seconds = operator.cpu_seconds()
+    findings.cold_calls = await asyncio.to_thread(operator.calls)
+    findings.cold_by_resource = await asyncio.to_thread(by_resource, operator)
+    progress.say(f"{OBJECTS} serve; at rest for {IDLE_SECONDS:.0f} s")
+    await asyncio.to_thread(settled, operator)
+    before = await asyncio.to_thread(Meter.read, operator, server)
+    await asyncio.sleep(IDLE_SECONDS)
+    findings.idle = Spent.between(before, await asyncio.to_thread(Meter.read, operator, server))
+    await asyncio.gather(*(_ask_for(client, number, "two") for number in range(ANALYSING)))
+    await objects.until(_all_measure, _PATIENCE_SECONDS, "every candidate in its step")
+    traffic.revisions = {name: _revisions(each) for name, each in objects.objects.items() if _steps(each)}
+    progress.say(f"{ANALYSING} candidates have their first weight")
+    await objects.until(_all_measured, _PATIENCE_SECONDS, "a first round each")
+    progress.say(f"rounds of each for {SECONDS:.0f} s")
+    await _watch_rounds(objects, operator, server, findings)
 
 
 async def _claim(client: KubeClient) -> None:
@@ -336,7 +360,7 @@ def _report(found: Findings) -> Report:
     details = {
         "objects": OBJECTS,
         "analysing": ANALYSING,
-        "cold": found.coldby_resource,
+        "cold": found.cold_by_resource,
         "idle": idle.calls,
         "steady": steady.calls,
     }
