@@ -115,7 +115,7 @@ class Api:
         namespace: str | None,
         name: str,
         condition: Callable[[Object], Any],
-        seconds: float = 30.0,
+        seconds: float = 60.0,
     ) -> Object:
         """The object once the condition holds of it; TimeoutError shows the object as it was seen last."""
         seen: Object | None = None

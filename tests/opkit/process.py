@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 T = TypeVar("T")
 
 
-def wait_for(what: str, look: Callable[[], T | None], seconds: float = 30.0, every: float = 0.05) -> T:
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = 60.0, every: float = 0.05) -> T:
     """Look until something true is seen; TimeoutError tells what was seen last."""
     deadline = time.monotonic() + seconds
     while True:
@@ -30,6 +30,11 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float = 30.0, eve
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds} s; last seen: {seen!r}")
         time.sleep(every)
+
+
+def busy() -> bool:
+    """Whether more wants to run than there are processors: a clock then measures the others."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class OperatorProcess:
         except (OSError, ValueError) as error:
             return 0, str(error)
 
-    def wait_ready(self, seconds: float = 30.0) -> None:
+    def wait_ready(self, seconds: float = 120.0) -> None:
         """Until /readyz is 200."""
 
         def ready() -> bool:

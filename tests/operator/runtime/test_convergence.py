@@ -24,7 +24,7 @@ def quiet(process: OperatorProcess) -> bool:
 
 def leads(process: OperatorProcess) -> None:
     process.wait_ready()
-    wait_for("the Lease", process.leads, 20)
+    wait_for("the Lease", process.leads)
 
 
 def test_a_new_object_gets_its_children_then_one_status_then_one_event(
@@ -79,7 +79,7 @@ def test_what_waits_for_the_status_to_be_on_record_is_done_right_after_it(
     """Nothing else changes then: only the operator itself can bring about the second pass."""
     leads(start())
     admin.create(WIDGETS, widget(namespace, count=0, later=True))
-    admin.eventually(CONFIGMAPS, namespace, "w-later", bool, 10)
+    admin.eventually(CONFIGMAPS, namespace, "w-later", bool)
 
 
 def test_drift_is_repaired_and_a_surplus_child_is_deleted(admin: Api, namespace: str, start: StartOperator) -> None:
@@ -161,8 +161,10 @@ def test_a_wake_up_reconciles_without_any_change(admin: Api, namespace: str, sta
     admin.create(WIDGETS, widget(namespace, wakeSeconds=1))
     admin.eventually(WIDGETS, namespace, "w", ready())
     reconciles = "rlhf_operator_reconcile_seconds_count"
+    # 2 ConfigMaps, the status, and last the event.
+    wait_for("the event", lambda: operator.writes() >= 4)
     before, writes = operator.metric(reconciles, outcome="ok"), operator.writes()
-    wait_for("three wake-ups", lambda: operator.metric(reconciles, outcome="ok") >= before + 3, 15)
+    wait_for("three wake-ups", lambda: operator.metric(reconciles, outcome="ok") >= before + 3)
     assert operator.writes() == writes
 
 

@@ -68,7 +68,7 @@ def test_a_kind_without_permission_is_named_while_the_other_is_served(
     assert len(warned) == 1, "said once, not at every try"
 
     admin.patch(ROLES, namespace, "limited", {"rules": rules("widgets", "gadgets")})
-    admin.eventually(GADGETS, namespace, "g", done, 45)
+    admin.eventually(GADGETS, namespace, "g", done)
     operator.wait_ready()
 
 
@@ -79,7 +79,7 @@ def test_permission_lost_later_is_said_and_the_rest_goes_on(
     operator = start(kinds="Widget,Gadget", kubeconfig=account, **QUICK)
     operator.wait_ready()
     admin.patch(ROLES, namespace, "limited", {"rules": rules("widgets")})
-    wait_for("the loss to be said", lambda: "gadgets" in operator.get("/readyz")[1], 20)
+    wait_for("the loss to be said", lambda: "gadgets" in operator.get("/readyz")[1])
     admin.create(WIDGETS, widget(namespace))
     admin.eventually(WIDGETS, namespace, "w", done)
 
@@ -96,7 +96,7 @@ def test_a_crd_that_comes_later_is_picked_up(admin: Api, namespace: str, start: 
     try:
         admin.install_crd(crd(LATECOMERS))
         admin.create(LATECOMERS, widget(namespace, "late"))
-        admin.eventually(LATECOMERS, namespace, "late", done, 45)
+        admin.eventually(LATECOMERS, namespace, "late", done)
         operator.wait_ready()
     finally:
         admin.delete(CRDS, None, LATECOMERS.qualified)
@@ -117,14 +117,14 @@ def test_a_hung_watch_turns_readiness_and_liveness_red_and_heals(
     operator.wait_ready()
     assert operator.get("/healthz")[0] == 200
     proxy.stall()
-    wait_for("readiness to turn red", lambda: operator.get("/readyz")[0] == 500, 20)
-    wait_for("liveness to turn red", lambda: operator.get("/healthz")[0] == 500, 20)
+    wait_for("readiness to turn red", lambda: operator.get("/readyz")[0] == 500)
+    wait_for("liveness to turn red", lambda: operator.get("/healthz")[0] == 500)
     assert "silent" in operator.get("/healthz")[1]
     age = max(s.value for s in operator.samples() if s.name == "rlhf_operator_watch_age_seconds")
     assert age > float(QUICK["WATCH_UNHEALTHY_SECONDS"])
     admin.create(WIDGETS, widget(namespace))
     proxy.resume()
-    admin.eventually(WIDGETS, namespace, "w", done, 45)
+    admin.eventually(WIDGETS, namespace, "w", done)
     operator.wait_ready()
     assert operator.get("/healthz")[0] == 200
 
@@ -141,8 +141,8 @@ def test_a_server_that_refuses_is_waited_for_without_asking_for_a_restart(
 
 def test_a_bad_setting_ends_with_its_name_and_its_own_code(start: StartOperator) -> None:
     operator = start(WORKERS="many")
-    assert operator.process.wait(20) == 64
+    assert operator.process.wait(60) == 64
     assert "RLHF_OPERATOR_WORKERS" in operator.log()
     late = start("late", LEASE_RENEW_DEADLINE_SECONDS="5.5")
-    assert late.process.wait(20) == 64
+    assert late.process.wait(60) == 64
     assert "must hold" in late.log()
