@@ -87,6 +87,20 @@ class Kubelet:
             api.call("POST", PODS.path(self._namespace, name, "binding"), binding)
         elif phase == "Pending":
             self.start(api, pod)
+        elif phase == "Running":
+            self._say_ready_again(api, pod)
+
+    def _say_ready_again(self, api: Api, pod: Object) -> None:
+        """Take back what the node controller has said, as a kubelet does.
+
+        It hears nothing of this node, and calls a pod that it learns of late, when it is ready already, not ready.
+        """
+        conditions = pod["status"].get("conditions") or []
+        if any(each["type"] == "Ready" and each["status"] == "False" for each in conditions):
+            others = [each for each in conditions if each["type"] != "Ready"]
+            ready = {"type": "Ready", "status": "True", "lastTransitionTime": _now()}
+            body = {"status": {"conditions": [*others, ready]}}
+            api.patch(PODS, self._namespace, pod["metadata"]["name"], body, "status")
 
     def start(self, api: Api, pod: Object) -> None:
         """The pod runs."""

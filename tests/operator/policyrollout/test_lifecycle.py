@@ -33,6 +33,11 @@ def test_the_first_revision_gets_all_traffic_once_its_pods_are_ready(world: Worl
     assert world.weights("assistant") == {stable["revision"]: 100}
     assert world.leads_to("assistant") == stable["revision"]
     assert world.deployments("assistant") == {stable["revision"]: 2}
+    # As the node controller does when it learns late of a pod on a node that it hears nothing of.
+    pod = world.api.list(PODS, world.namespace)[0]["metadata"]["name"]
+    lost = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-31T12:00:00Z"}
+    world.api.patch(PODS, world.namespace, pod, {"status": {"conditions": [lost]}}, "status")
+    world.api.eventually(PODS, world.namespace, pod, lambda seen: seen["status"]["conditions"][-1]["status"] == "True")
     world.until_condition("assistant", "RouteAccepted", "True", "RouteAccepted")
     status = world.until_condition("assistant", "Ready", "True", "Ready")
     assert condition(status, "Promoted")["status"] == "True"
