@@ -14,6 +14,7 @@ from demo.cluster import Loader, Object, is_true
 from demo.install import Place
 from demo.run import BASE
 from demo.scene import Scene
+from demo.table import Board
 from demo.users import Tally
 from demo.voice import Voice
 
@@ -76,7 +77,7 @@ def left_seconds(done: int, elapsed: float) -> float:
 
 def play(scene: Scene, place: Place, voice: Voice) -> None:
     """Every act in turn, and what came of it. Raises ClusterError when one does not end as it is meant to."""
-    stage = Stage(place, scene, voice)
+    stage = Stage(place, scene, voice, Board(lambda: voice.seconds))
     voice.step("the files and objects that the acts start from")
     prepare(stage)
     start = voice.seconds
@@ -129,5 +130,5 @@ def summary(rollout: Object, users: Tally, names: Mapping[str, str], stream: Tex
         called = names.get(revision, "")
         lines.append(f"{revision:<12}{called:<10}{entry.get('outcome') or '':<13}{entry.get('message') or ''}")
     answered = ", ".join(f"{names.get(name, name)} {count:,}" for name, count in users.revisions.items())
-    lines += ["", f"users asked {users.answered:,} times, {users.failed:,} saw an error; answered by: {answered}"]
+    lines += ["", f"users: {users.told}; answered by: {answered}"]
     (stream or sys.stdout).write("\n".join(lines) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -64,7 +63,7 @@ def _metric(found: Mapping[str, Any]) -> str:
 
 def _users(users: Tally, names: Mapping[str, str]) -> str:
     answered = ", ".join(f"{_called(revision, names)} {count:,}" for revision, count in users.revisions.items())
-    return f"  {'users':<10}{users.answered:,} asked, {users.failed:,} failed" + (f"; {answered}" if answered else "")
+    return f"  {'users':<10}{users.told}" + (f"; {answered}" if answered else "")
 
 
 def _called(revision: str, names: Mapping[str, str]) -> str:
@@ -74,23 +73,20 @@ def _called(revision: str, names: Mapping[str, str]) -> str:
 class Board:
     """Lines that are written over on a terminal; elsewhere a block for each change worth telling.
 
-    Worth telling is what `key` says of it, and anything after `every` seconds.
+    Worth telling is what `key` says of it, and anything after `every` seconds. clock: seconds since the demo began.
     """
 
-    def __init__(
-        self, stream: TextIO | None = None, every: float = 30.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, clock: Callable[[], float], stream: TextIO | None = None, every: float = 30.0) -> None:
         self._stream = stream or sys.stderr
         self._every = every
         self._clock = clock
-        self._start = clock()
         self._height = 0
         self._key: object = None
         self._at = -every
 
     def show(self, lines: Sequence[str], key: object = None) -> None:
         """Show a block in the place of the last one."""
-        now = self._clock() - self._start
+        now = self._clock()
         if self._stream.isatty():
             up = f"\x1b[{self._height}A" if self._height else ""
             self._stream.write(up + "".join(f"\r\x1b[K{line}\n" for line in lines) + "\x1b[J")

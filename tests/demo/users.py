@@ -64,6 +64,10 @@ for number in itertools.count():
 """What the pod runs: a JSON line for each answer, in the order of Seen's fields."""
 
 
+AWAY = "gateway away"
+"""Nothing listens: the request never came to any revision."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What one user saw. Times in seconds since 1970, by the pod's clock."""
@@ -83,6 +87,13 @@ class Seen:
         """Whether the user got no whole answer."""
         return self.code != 200 or bool(self.why)
 
+    @property
+    def complaint(self) -> str:
+        """What a failed user would say, in few words."""
+        if self.why.startswith("ConnectionRefusedError"):
+            return AWAY
+        return str(self.code) if self.code not in (0, 200) else self.why or "no answer"
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -92,6 +103,14 @@ class Tally:
     failed: int = 0
     revisions: Mapping[str, int] = field(default_factory=dict)
     """Whole answers by revision."""
+    complaints: Mapping[str, int] = field(default_factory=dict)
+    """Failures by what was wrong."""
+
+    @property
+    def told(self) -> str:
+        """How many asked, how many failed and why."""
+        why = ", ".join(f"{count:,} {words}" for words, count in self.complaints.items())
+        return f"{self.answered:,} asked, {self.failed:,} failed" + (f" ({why})" if why else "")
 
 
 def failures(seen: Iterable[Seen]) -> list[Seen]:
@@ -106,7 +125,8 @@ def shares(seen: Iterable[Seen]) -> Counter[str]:
 
 def tally(seen: Sequence[Seen]) -> Tally:
     """Everything that was seen, counted."""
-    return Tally(len(seen), len(failures(seen)), shares(seen))
+    failed = failures(seen)
+    return Tally(len(seen), len(failed), shares(seen), Counter(each.complaint for each in failed))
 
 
 @dataclass(frozen=True, slots=True)

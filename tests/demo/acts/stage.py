@@ -27,7 +27,7 @@ class Stage:
     place: Place
     scene: Scene
     voice: Voice
-    board: Board = field(default_factory=Board)
+    board: Board
     users: Users | None = None
     names: dict[str, str] = field(default_factory=dict)
     """What the acts call a revision, by the revision."""
@@ -63,6 +63,7 @@ class Stage:
         called: what a revision without a name is called from now on. Raises ClusterError when it takes too long.
         """
         deadline = time.monotonic() + seconds
+        before = stalled(self.rollout())
         while True:
             seen = self.rollout()
             for each in ("Candidate", "Stable"):
@@ -73,13 +74,19 @@ class Stage:
             if current and until(seen):
                 self.board.keep()
                 return seen
-            if is_true(seen, "Stalled"):
-                found = condition(seen, "Stalled") or {}
-                raise ClusterError(f"{self.name} stalled before {what}: {found.get('reason')}: {found.get('message')}")
+            # What was rolled back before, or is just now, leaves Stalled behind and serves users all the same.
+            if current and not is_true(seen, "Ready") and stalled(seen) not in ("", before):
+                raise ClusterError(f"{self.name} stalled before {what}: {stalled(seen)}")
             if time.monotonic() >= deadline:
                 told = self.cluster.tell(f"rlhf.dev/rollout={self.name}")
                 raise ClusterError(f"{what} did not happen within {seconds:.0f} s\n{told}")
             time.sleep(LOOK_SECONDS)
+
+
+def stalled(rollout: Mapping[str, Any]) -> str:
+    """Why a rollout waits for a person; empty when it does not."""
+    found = condition(dict(rollout), "Stalled") or {}
+    return f"{found.get('reason')}: {found.get('message')}" if found.get("status") == "True" else ""
 
 
 def newest(rollout: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ def test_no_line_is_wider_than_a_terminal() -> None:
 
 def test_without_a_terminal_only_what_moved_gets_a_block() -> None:
     stream, now = io.StringIO(), [0.0]
-    board = Board(stream, every=30.0, clock=lambda: now[0])
+    board = Board(lambda: now[0], stream, every=30.0)
     for second, seen in ((0, SHADOW), (2, SHADOW), (4, HALF), (20, HALF), (34, HALF)):
         now[0] = second
         board.show(table(seen, Tally(), NAMES), moved(seen))
@@ -84,7 +84,7 @@ def test_on_a_terminal_a_block_takes_the_place_of_the_last() -> None:
             return True
 
     stream = Terminal()
-    board = Board(stream)
+    board = Board(lambda: 0.0, stream)
     board.show(["a", "b"])
     board.show(["c", "d", "e"])
     board.keep()
@@ -95,7 +95,10 @@ def test_on_a_terminal_a_block_takes_the_place_of_the_last() -> None:
 
 def test_users_are_counted_by_what_they_saw() -> None:
     seen = [Seen(0, 1, 200, 0, "a", ""), Seen(0, 1, 500, 0, "b", "oh"), Seen(0, 1, 200, 0, "b", "the stream was cut")]
-    assert tally(seen) == Tally(3, 2, {"a": 1})
+    away = Seen(0, 1, 0, 0, "", "ConnectionRefusedError(111, 'Connection refused')")
+    counted = tally([*seen, away])
+    assert counted == Tally(4, 3, {"a": 1}, {"500": 1, "the stream was cut": 1, "gateway away": 1})
+    assert counted.told == "4 asked, 3 failed (1 500, 1 the stream was cut, 1 gateway away)"
 
 
 def test_the_time_left_follows_the_pace_of_the_acts_before() -> None:
@@ -116,7 +119,7 @@ def test_the_summary_tells_each_end_in_order_and_what_users_saw() -> None:
     loop.summary(rollout(history=history), Tally(9, 1, {"1a2b3c4d5e": 8}), NAMES, stream)
     text = stream.getvalue()
     assert text.index("all steps done") < text.index("too few wins")
-    assert "users asked 9 times, 1 saw an error; answered by: first 8" in text
+    assert "users: 9 asked, 1 failed; answered by: first 8" in text
 
 
 def test_the_fault_is_mounted_beside_what_is_mounted_already() -> None:
