@@ -208,7 +208,14 @@ class _Request:
             await send(message)
             self._observe(message.get("body", b""), last)
 
-        await self._app(scope, receiving, sending)
+        try:
+            await self._app(scope, receiving, sending)
+        except Exception:
+            if self._status == 0:
+                # The server's own words for it come from outside of here, and would not say which revision failed.
+                self._status = HTTPStatus.INTERNAL_SERVER_ERROR
+                await refuse(send, self._status, "the server failed: its log says why", self._own())
+            raise
 
     def _start(self, message: Message) -> None:
         self._status = message["status"]

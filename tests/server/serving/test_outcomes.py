@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_operator.api.signals import LATENCY_BUCKETS, RequestOutcome, Role
 from rlhf_server.live import metrics as metrics_module
-from servekit.local import CHAT, Serving, text
+from servekit.local import CHAT, REVISION, Serving, text
 
 BODY = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -88,6 +88,7 @@ def test_what_went_wrong_is_told_apart(pod: Serving) -> None:
         # A server whose app raised ends the connection: none is used twice.
         answer = pod.ask(do=do, stream=stream, headers={"connection": "close"})
         assert answer.status_code == status
+        assert answer.headers["x-rlhf-revision"] == REVISION, "who failed is known"
         known = len(pod.behind.received)
         pod.until(lambda: len(pod.recorder.exchanges) == known)  # noqa: B023
     assert [kept.outcome for kept in pod.recorder.exchanges] == [outcome for *_, outcome in WRONG]
