@@ -3,6 +3,7 @@
 python fixed_rollout.py <world directory> <output> <micro batch size> <zero stage>
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,5 @@ def watch(engine: PlainEngine, into: dict[str, torch.Tensor]) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    # As the trainer ends: destructors of communicators can abort.
+    os._exit(0)
