@@ -31,8 +31,6 @@ MIRROR_MARK = "rlhf.dev/mirror"
 MATCH_MARK = "rlhf.dev/match"
 GOAL_MARK = "rlhf.dev/goal"
 
-TRAFFIC, REST, CHOSEN = "traffic", "rest", "chosen"
-"""Rules: what carries weights and mirror; models and feedback, never mirrored; requests with a step's headers."""
 LEAST = 1
 """Percent of a rule's second place while one revision has everything."""
 Places = tuple[tuple[str, int], tuple[str, int]]
@@ -48,14 +46,16 @@ def http_route(owner: Owner, spec: PolicyRolloutSpec, traffic: Traffic) -> dict[
     meta["annotations"] = _marks(traffic)
     shared = places(traffic)
     mirror = _mirror(owner, traffic)
+    # What carries weights and mirror; models and feedback, never mirrored; requests with a step's headers. They have no
+    # names: a server whose CRD is older than 1.4 refuses those.
     rules = [
-        _rule(TRAFFIC, _matches(spec, spec.route.paths), shared, owner, spec) | mirror,
-        _rule(REST, _matches(spec, UNMIRRORED_PATHS), shared, owner, spec),
+        _rule(_matches(spec, spec.route.paths), shared, owner, spec) | mirror,
+        _rule(_matches(spec, UNMIRRORED_PATHS), shared, owner, spec),
     ]
     if traffic.headers:
-        rules.append(_rule(CHOSEN, _chosen(spec, traffic.headers), _whole(traffic.candidate), owner, spec))
+        rules.append(_rule(_chosen(spec, traffic.headers), _whole(traffic.candidate), owner, spec))
     elif ahead := first_headers(spec.strategy.steps):
-        rules.append(_rule(CHOSEN, _chosen(spec, ahead), shared, owner, spec) | mirror)
+        rules.append(_rule(_chosen(spec, ahead), shared, owner, spec) | mirror)
     body: dict[str, Any] = {"parentRefs": [each.dump() for each in spec.route.parent_refs], "rules": rules}
     if spec.route.hostnames:
         body["hostnames"] = list(spec.route.hostnames)
@@ -160,10 +160,9 @@ def _whole(revision: str) -> Places:
 
 
 def _rule(
-    name: str, matches: Sequence[Mapping[str, Any]], places: Places, owner: Owner, spec: PolicyRolloutSpec
+    matches: Sequence[Mapping[str, Any]], places: Places, owner: Owner, spec: PolicyRolloutSpec
 ) -> dict[str, Any]:
     return {
-        "name": name,
         "matches": list(matches),
         # Left out, a gateway's own default cuts long answers.
         "timeouts": _timeouts(spec),
@@ -226,10 +225,6 @@ def _stored_mirror(manifest: Manifest) -> int:
 
 def _stored_rule(manifest: Manifest) -> Mapping[str, Any]:
     rules: Sequence[Mapping[str, Any]] = (manifest.get("spec") or {}).get("rules") or ()
-    named = next((each for each in rules if each.get("name") == TRAFFIC), None)
-    if named is not None:
-        return named
-    # An old CRD drops names: the weighted rule is the first.
     return rules[0] if rules else {}
 
 

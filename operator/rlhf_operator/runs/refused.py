@@ -16,6 +16,9 @@ from .decision import Phase
 SUMMARY = ("Ready", "Reconciling", "Stalled")
 """Conditions of every kind that sum up the others."""
 
+_UNKNOWN_FIELD = "field not declared in schema"
+"""The server's words for an applied object with a field that it would drop."""
+
 REFUSED_POLL = timedelta(minutes=1)
 """What validates an object (a webhook, another version of the server) changes without anything of ours changing."""
 
@@ -26,7 +29,10 @@ def refused(failure: WriteFailure) -> tuple[Reason, str]:
     reason = Reason.NAME_TAKEN if failure.reason == Reason.NAME_TAKEN else Reason.WRITE_REFUSED
     if failure.reason == "Invalid" and failure.resource.kind in ("Job", "Deployment"):
         reason = Reason.TEMPLATE_INVALID
-    return reason, f"the API server refused to {what} ({failure.reason}): {failure.message}"
+    words = f"the API server refused to {what} ({failure.reason}): {failure.message}"
+    if _UNKNOWN_FIELD in failure.message:
+        words += f". The cluster's CRD of {failure.resource.kind} is older than this field: update it"
+    return reason, words
 
 
 class Summarised(Protocol):

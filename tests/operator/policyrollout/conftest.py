@@ -197,10 +197,8 @@ class World:
     def weights(self, name: str) -> dict[str, int]:
         """Weight by revision, as the rule with the weights has them."""
         route = self.route(name)
-        rules = route["spec"]["rules"] if route is not None else ()
-        rule = next((each for each in rules if each.get("name") == "traffic"), {"backendRefs": ()})
         found: Counter[str] = Counter()
-        for each in rule["backendRefs"]:
+        for each in route["spec"]["rules"][0]["backendRefs"] if route is not None else ():
             found[each["name"].removeprefix(f"{name}-")] += each["weight"]
         return found
 

@@ -59,7 +59,7 @@ class Watcher(threading.Thread):
 
     def _look(self, route: Object, ready: dict[str | None, int]) -> None:
         name = route["metadata"]["name"]
-        rule = next(each for each in route["spec"]["rules"] if each["name"] == "traffic")
+        rule = route["spec"]["rules"][0]
         weights: Counter[str] = Counter()
         for each in rule["backendRefs"]:
             weights[each["name"].removeprefix(f"{name}-")] += each["weight"]
