@@ -74,7 +74,10 @@ class Reader(Protocol):
         ...
 
     def synced(self, resource: Resource) -> bool:
-        """Whether the cache of this child was filled at least once; False for an optional API that is absent."""
+        """Whether the cache of this child was filled at least once; False for an optional API that is absent.
+
+        Raises ReadFailed while that is not known.
+        """
         ...
 
     async def fetch(self, resource: Resource, namespace: str | None, name: str) -> Manifest | None:

@@ -87,10 +87,21 @@ class Caches:
         for reflector in self._by_resource[resource]:
             if reflector.namespace not in (None, namespace) or reflector.usable:
                 continue
-            if reflector.optional and not reflector.listed:
+            if reflector.optional and not reflector.listed and reflector.settled:
                 continue
-            raise ReadFailed(reflector.problem or f"watch of {resource} has said nothing for too long")
+            raise ReadFailed(reflector.problem or _words(reflector))
         return self.stores[resource]
+
+    def synced(self, resource: Resource) -> bool:
+        """Whether the resource is listed; False where its API is absent, or nothing asks for it.
+
+        Raises ReadFailed in the moment in between, when the first object that needs it has come and it is not listed
+        yet: what is there must not be taken for absent.
+        """
+        for reflector in self.of(resource):
+            if not reflector.settled:
+                raise ReadFailed(reflector.problem or _words(reflector))
+        return self.listed(resource)
 
     def _changed(self, resource: Resource, key: ObjectKey, entry: Entry) -> None:
         self._on_change(resource, key, entry)
@@ -100,6 +111,11 @@ class Caches:
 
     def _sought(self, resource: Resource) -> bool:
         return any(store.seeking[resource] > 0 for store in self._primaries)
+
+
+def _words(reflector: Reflector) -> str:
+    silent = f"watch of {reflector.resource} has said nothing for too long"
+    return silent if reflector.listed else f"{reflector.resource} is not listed yet"
 
 
 def _always() -> bool:

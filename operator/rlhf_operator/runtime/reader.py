@@ -54,7 +54,7 @@ class CachedReader:
 
     def synced(self, resource: Resource) -> bool:
         """Whether the cache was filled at least once and its API is there."""
-        return self._caches.listed(resource)
+        return self._caches.synced(resource)
 
     async def fetch(self, resource: Resource, namespace: str | None, name: str) -> Manifest | None:
         """Live GET, shared for a second; None for an object, or an API, that does not exist."""

@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
+import pytest
+
 from rlhf_operator.common.intents import Plan, WriteFailure
-from rlhf_operator.common.reader import Child
+from rlhf_operator.common.reader import Child, ReadFailed
 from rlhf_operator.common.resources import JOBS, RLHFJOBS, WORKLOADS, Resource
 from rlhf_operator.errors import NotFound
 from rlhf_operator.kube.client import KubeClient
@@ -117,6 +119,25 @@ async def test_a_kind_is_not_ready_before_what_its_objects_need_is_listed_or_kno
         await until(caches, RLHFJOBS, WatchState.WATCHING)
         await until(caches, JOBS, WatchState.WATCHING)
         assert caches.ready(Controller())
+
+
+async def test_an_api_that_is_about_to_be_listed_is_not_taken_for_absent() -> None:
+    server = Server(rlhfjobs=[], jobs=[], workloads=[])
+    async with running(server) as caches:
+        await until(caches, RLHFJOBS, WatchState.WATCHING)
+        await until(caches, WORKLOADS, WatchState.UNSOUGHT)
+        assert not caches.synced(WORKLOADS), "nobody asks for it"
+        assert caches.believed(WORKLOADS, "n").get(("n", "any")) is None
+        # The first object that needs it comes: until the list is there, nothing is known.
+        caches.stores[RLHFJOBS].upsert(obj("queued", 7, queue="research"))
+        with pytest.raises(ReadFailed, match="not listed yet"):
+            caches.synced(WORKLOADS)
+        with pytest.raises(ReadFailed, match="not listed yet"):
+            caches.believed(WORKLOADS, "n")
+        for reflector in caches.of(WORKLOADS):
+            reflector.seek()
+        await until(caches, WORKLOADS, WatchState.WATCHING)
+        assert caches.synced(WORKLOADS)
 
 
 async def test_what_no_reader_needs_is_not_kept() -> None:
