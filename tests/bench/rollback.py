@@ -31,6 +31,7 @@ import testbed
 from bench.harness import Report, Row, percentile
 from bench.timeline import FAULT, Query, Timeline, timeline
 from demo.cluster import Cluster
+from demo.faulty import faulty_serving
 from e2e.harness import OPERATOR_PODS, Site, open_space, remove_namespace
 from e2e.harness_jobs import merge
 from e2e.harness_load import Users, start_users
@@ -193,14 +194,7 @@ def _breakable(rollouts: Rollouts, spec: dict[str, Any]) -> dict[str, Any]:
     """The second policy in a build that answers every second request with 500 while a file lies in /tmp."""
     data = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fault"}}
     rollouts.space.cluster.apply([data | {"data": {"sitecustomize.py": _FAULT}}])
-    template = spec["serving"].get("template") or {"spec": {"containers": [{"name": "server"}]}}
-    pod = template["spec"]
-    (server,) = (each for each in pod["containers"] if each["name"] == "server")
-    mounts = [*server.get("volumeMounts", []), {"name": "fault", "mountPath": "/fault", "readOnly": True}]
-    volumes = [*pod.get("volumes", []), {"name": "fault", "configMap": {"name": "fault"}}]
-    pod = {**pod, "containers": [{**server, "volumeMounts": mounts}], "volumes": volumes}
-    env = [{"name": "PYTHONPATH", "value": "/fault"}]
-    changes = {"model": rollouts.model("second"), "serving": {"env": env, "template": {**template, "spec": pod}}}
+    changes = {"model": rollouts.model("second"), "serving": faulty_serving(spec["serving"], "fault")}
     return merge(spec, changes)
 
 

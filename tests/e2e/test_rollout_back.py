@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from demo.cluster import condition
+from demo.faulty import faulty_serving
+from demo.manifests import load
+from demo.scene import LOOP
 from e2e.harness_jobs import merge
 from e2e.harness_load import Users, failures, shares, start_users
 from e2e.harness_rollouts import Rollouts, patch_model, variant, why
@@ -15,33 +18,12 @@ from trainer.core.tiny import PROMPTS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-FAULT = """
-import random
-from starlette import routing
-answer = routing.Router.__call__
-async def fail(self, scope, receive, send):
-    if scope.get("path") == "/v1/completions" and random.random() < 0.5:
-        raise RuntimeError("a fault of this build")
-    await answer(self, scope, receive, send)
-routing.Router.__call__ = fail
-"""
-
 
 def faulty(rollouts: Rollouts, **changes: Any) -> dict[str, Any]:
     """A build of the server that answers every second request with 500."""
-    data = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fault"}, "data": {"sitecustomize.py": FAULT}}
-    rollouts.space.cluster.apply([data])
-    volume = {"name": "fault", "configMap": {"name": "fault"}}
-    mount = {"name": "fault", "mountPath": "/fault", "readOnly": True}
+    rollouts.space.cluster.apply(load([LOOP / "faulty-build.yaml"]))
     spec = rollouts.spec("second", **changes)
-    template = spec["serving"].get("template") or {"spec": {"containers": [{"name": "server"}]}}
-    pod = template["spec"]
-    (server,) = (each for each in pod["containers"] if each["name"] == "server")
-    server = {**server, "volumeMounts": [*server.get("volumeMounts", []), mount]}
-    pod = {**pod, "containers": [server], "volumes": [*pod.get("volumes", []), volume]}
-    return merge(
-        spec, {"serving": {"env": [{"name": "PYTHONPATH", "value": "/fault"}], "template": {**template, "spec": pod}}}
-    )
+    return merge(spec, {"serving": faulty_serving(spec["serving"])})
 
 
 def serving(rollouts: Rollouts, **users: Any) -> tuple[str, Users]:

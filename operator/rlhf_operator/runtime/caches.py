@@ -89,7 +89,7 @@ class Caches:
                 continue
             if reflector.optional and not reflector.listed and reflector.settled:
                 continue
-            raise ReadFailed(reflector.problem or _words(reflector))
+            raise ReadFailed(_why(reflector))
         return self.stores[resource]
 
     def synced(self, resource: Resource) -> bool:
@@ -100,7 +100,7 @@ class Caches:
         """
         for reflector in self.of(resource):
             if not reflector.settled:
-                raise ReadFailed(reflector.problem or _words(reflector))
+                raise ReadFailed(_why(reflector))
         return self.listed(resource)
 
     def _changed(self, resource: Resource, key: ObjectKey, entry: Entry) -> None:
@@ -113,7 +113,10 @@ class Caches:
         return any(store.seeking[resource] > 0 for store in self._primaries)
 
 
-def _words(reflector: Reflector) -> str:
+def _why(reflector: Reflector) -> str:
+    """Return why a reflector's store can't be believed."""
+    if reflector.problem:
+        return reflector.problem
     silent = f"watch of {reflector.resource} has said nothing for too long"
     return silent if reflector.listed else f"{reflector.resource} is not listed yet"
 

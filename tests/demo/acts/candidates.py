@@ -10,10 +10,8 @@ from demo import manifests
 from demo.acts.stage import Stage, newest
 from demo.acts.traffic import alone
 from demo.cluster import ClusterError, Object
+from demo.faulty import faulty_serving
 from demo.table import variant
-
-FAULT = "support-faulty-build"
-_MOUNT = "/fault"
 
 
 def better(stage: Stage) -> None:
@@ -45,17 +43,6 @@ def serves(stage: Stage) -> Object:
 def of_job(job: Object) -> dict[str, Any]:
     """The part of a rollout's spec that says whose artifact is served."""
     return {"rlhfJobRef": {"name": job["metadata"]["name"]}}
-
-
-def faulty_serving(serving: Mapping[str, Any]) -> dict[str, Any]:
-    """Serving settings with the fault mounted beside what the template mounts already."""
-    pod = (serving.get("template") or {}).get("spec") or {"containers": [{"name": "server"}]}
-    (server,) = pod["containers"]
-    mount = {"name": "fault", "mountPath": _MOUNT, "readOnly": True}
-    volume = {"name": "fault", "configMap": {"name": FAULT}}
-    server = {**server, "volumeMounts": [*server.get("volumeMounts", ()), mount]}
-    template = {"spec": {**pod, "containers": [server], "volumes": [*pod.get("volumes", ()), volume]}}
-    return {"env": [{"name": "PYTHONPATH", "value": _MOUNT}], "template": template}
 
 
 def release(stage: Stage, called: str, spec: Mapping[str, Any], outcome: str) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from demo import loop
-from demo.acts.candidates import faulty_serving
+from demo.faulty import faulty_serving
 from demo.table import Board, moved, table
 from demo.users import Seen, Tally, tally
 
