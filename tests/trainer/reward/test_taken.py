@@ -10,12 +10,13 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from rlhf_operator.api.plan import PlanScorer
 from rlhf_operator.api.rewardgate import RewardGate
-from rlhf_operator.api.scorerfile import ScorerFile, ScorerKind
+from rlhf_operator.api.scorerfile import REPORT_FILE, ScorerFile, ScorerKind
 from rlhf_scoring.artifact import verify
 from rlhf_scoring.build import build_scorers
 from rlhf_scoring.graded import StoredGraders
 from rlhf_scoring.version import load_probes
 from rlhf_trainer.errors import ConfigError
+from rlhf_trainer.preferences.report import RewardReport
 
 from .small import NUMBER, MakeWorld, RewardWorld, pairs, word_level
 
@@ -90,7 +91,7 @@ def test_a_model_that_can_not_be_used_is_a_config_error(reward_world: MakeWorld,
         world.run_here()
 
 
-def test_a_grader_that_compares_sees_the_answer_of_each_judged_row(reward_world: MakeWorld) -> None:
+def test_a_grader_that_compares_sees_the_answer_of_each_row_and_probe(reward_world: MakeWorld, tmp_path: Path) -> None:
     compares = {"name": "right", "grader": {"finalAnswer": {"answerColumn": "solution"}}}
     world = taken(
         reward_world, dimensions=["overall"], graders=[{"dimension": "overall", "weight": 1.0, "scorer": compares}]
@@ -107,8 +108,16 @@ def test_a_grader_that_compares_sees_the_answer_of_each_judged_row(reward_world:
         ]
     )
     world.changes["evaluation"]["dataset"] = evaluation_of(world)
+    must = tmp_path / "must.jsonl"
+    must.write_text(json.dumps({"prompt": "6 times 7?", "chosen": "42", "rejected": "41", "solution": "42"}) + "\n")
+    world.changes["evaluation"]["mustPrefer"] = {"path": str(must), "ref": "configMap://must/pairs.jsonl"}
     (figures,) = world.run_here().reward
     assert (figures.pairs, figures.accuracy) == (30, 1.0)
+    assert (figures.must_prefer_pairs, figures.must_prefer_missed) == (1, 0)
+    version = world.workspace / world.result().policy
+    report = RewardReport.model_validate_json((version / REPORT_FILE).read_bytes())
+    padded = next(each for each in report.dimensions[0].biases if each.probe == "length")
+    assert padded.effect == 0.0, "words behind an answer change nothing, and the answers were there to compare with"
 
 
 def test_graders_are_a_version_of_their_own(reward_world: MakeWorld, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """mustPrefer: a person's pairs that must all come out right. Read with bounds; broken ones stop the run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from rlhf_operator.api.plan import PlanSource
 from rlhf_trainer.data.cells import Unusable, check_encodable, string_of, text_of
@@ -23,6 +24,8 @@ class MustPrefer:
     prompt: str
     chosen: str
     rejected: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """All columns of the row: what graders see beside the texts."""
 
 
 def read_must_prefer(source: PlanSource) -> list[MustPrefer]:
@@ -45,7 +48,7 @@ def read_must_prefer(source: PlanSource) -> list[MustPrefer]:
             raise _broken(source, each.number, problem.detail) from problem
         if chosen == rejected:
             raise _broken(source, each.number, "chosen and rejected are the same")
-        found.append(MustPrefer(each.number, prompt, chosen, rejected))
+        found.append(MustPrefer(each.number, prompt, chosen, rejected, each.value))
     if not found:
         raise ConfigError(f"mustPrefer: {source.ref} holds no pairs", "InvalidMustPrefer")
     return found

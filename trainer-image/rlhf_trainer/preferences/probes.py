@@ -6,8 +6,9 @@ A model that scores each answer by itself sees no position, so that position is 
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,8 @@ class Variant:
     prompt: str
     plain: str
     changed: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What graders see beside the texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +117,16 @@ POSITION = BiasEffect(
 
 def variants(rows: Sequence[Judged], *, limit: int = 200) -> list[Variant]:
     """Every probe's change of up to `limit` different responses, spread evenly over the rows."""
-    texts: dict[tuple[str, str], None] = {}
+    texts: dict[tuple[str, str], Mapping[str, Any]] = {}
     step = max(1, len(rows) // limit)
     for at in range(0, len(rows), step):
         row = rows[at]
-        texts.setdefault((row.prompt, row.first))
+        texts.setdefault((row.prompt, row.first), row.fields)
         if row.second is not None:
-            texts.setdefault((row.prompt, row.second))
+            texts.setdefault((row.prompt, row.second), row.fields)
     chosen = list(texts)[:: max(1, math.ceil(len(texts) / limit))]
     return [
-        Variant(probe.name, prompt, text, changed)
+        Variant(probe.name, prompt, text, changed, texts[prompt, text])
         for probe in PROBES
         for prompt, text in chosen
         if (changed := probe.change(text)) != text

@@ -12,10 +12,10 @@ from rlhf_trainer.preferences.measures import BiasEffect, DimensionReport, MustP
 from rlhf_trainer.preferences.prepare import Parts
 from rlhf_trainer.preferences.probes import Variant, effects, must_prefer, read_must_prefer, variants
 
-from .measure import PairScores, RoundScores, Row
+from .measure import Fields, PairScores, RoundScores, Row
 
-Ask = Callable[[Sequence[str], Sequence[str]], list[Row]]
-"""Raw scores of prompts and responses by the version itself."""
+Ask = Callable[[Sequence[str], Sequence[str], Sequence[Fields]], list[Row]]
+"""Raw scores of prompts and responses, with what graders see beside them, by the version itself."""
 
 
 class Round(NamedTuple):
@@ -83,10 +83,10 @@ class Measured:
         source = self.plan.evaluation.must_prefer
         assert source is not None
         pairs = read_must_prefer(source)
-        prompts = [pair.prompt for pair in pairs]
+        prompts, fields = [pair.prompt for pair in pairs], [pair.fields for pair in pairs]
         temperature = self.temperatures[place] if self.temperatures else None
         chosen, rejected = (
-            [_over(row[place], temperature) for row in ask(prompts, texts)]
+            [_over(row[place], temperature) for row in ask(prompts, texts, fields)]
             for texts in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
         )
         return must_prefer(pairs, chosen, rejected)

@@ -33,6 +33,7 @@ from rlhf_trainer.signals import StopFlag
 from .control import Run
 from .evaluate import Measured, Round, bias_texts, fit
 from .measure import (
+    Fields,
     GraderScorer,
     ModelScorer,
     RoundScores,
@@ -65,9 +66,9 @@ class _Version:
     trained: Trained | None
     run: Run | None
 
-    def ask(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Row]:
+    def ask(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Fields]) -> list[Row]:
         """Raw scores by the version itself."""
-        return self.measuring.raw(prompts, responses, [{}] * len(prompts))
+        return self.measuring.raw(prompts, responses, rows)
 
     def encode(self, prompt: str, response: str) -> Encoded:
         """What the version's model reads."""
@@ -214,14 +215,14 @@ class RewardSession:
         held_out = score_pairs(scorer, parts.held_out, self._group)
         texts = bias_texts(parts) if biased and len(parts.held_out) else []
         prompts = [text.prompt for text in texts]
-        nothing: list[dict[str, str]] = [{} for _ in texts]
+        fields = [text.fields for text in texts]
         found = RoundScores(
             plan_digest=self._digest,
             name=name,
             calibration=calibration,
             held_out=held_out,
-            plain=score_texts(scorer, prompts, [text.plain for text in texts], nothing, self._group),
-            changed=score_texts(scorer, prompts, [text.changed for text in texts], nothing, self._group),
+            plain=score_texts(scorer, prompts, [text.plain for text in texts], fields, self._group),
+            changed=score_texts(scorer, prompts, [text.changed for text in texts], fields, self._group),
             engine=engine,
         )
         if self._group.is_main:
@@ -300,7 +301,9 @@ class RewardSession:
 
     def _probes(self, version: _Version, rows: Sequence[Any]) -> list[Probe]:
         texts = probe_texts(rows)
-        raw = version.ask([prompt for prompt, _ in texts], [response for _, response in texts])
+        # As other pods will ask for them: with no columns.
+        nothing: list[Fields] = [{}] * len(texts)
+        raw = version.ask([prompt for prompt, _ in texts], [response for _, response in texts], nothing)
         return [
             Probe(prompt=prompt, response=response, scores=version.calibrated(scores))
             for (prompt, response), scores in zip(texts, raw, strict=True)
