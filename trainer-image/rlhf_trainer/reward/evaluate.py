@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlhf_operator.api.rewardplan import RewardPlan
+from rlhf_scoring.judge import Row as Fields
 from rlhf_trainer.preferences.calibration import Temperature, fit_temperature
 from rlhf_trainer.preferences.evaluate import evaluate as judge_dimension
 from rlhf_trainer.preferences.judged import Judged
@@ -12,7 +13,7 @@ from rlhf_trainer.preferences.measures import BiasEffect, DimensionReport, MustP
 from rlhf_trainer.preferences.prepare import Parts
 from rlhf_trainer.preferences.probes import Variant, effects, must_prefer, read_must_prefer, variants
 
-from .measure import Fields, PairScores, RoundScores, Row
+from .measure import PairScores, RoundScores, Row
 
 Ask = Callable[[Sequence[str], Sequence[str], Sequence[Fields]], list[Row]]
 """Raw scores of prompts and responses, with what graders see beside them, by the version itself."""

@@ -14,6 +14,7 @@ from rlhf_operator.api.rewardplan import RewardPlan
 from rlhf_operator.api.scorerfile import Probe, ScorerFile
 from rlhf_scoring.encode import Encoded
 from rlhf_scoring.graded import GradedScorer
+from rlhf_scoring.judge import Row as Fields
 from rlhf_scoring.reward_model import RewardScorer
 from rlhf_scoring.scorers import Scorers
 from rlhf_trainer.base import check_base
@@ -33,7 +34,6 @@ from rlhf_trainer.signals import StopFlag
 from .control import Run
 from .evaluate import Measured, Round, bias_texts, fit
 from .measure import (
-    Fields,
     GraderScorer,
     ModelScorer,
     RoundScores,
