@@ -19,8 +19,8 @@ from rlhf_operator.common.podtemplate import merge_template
 from rlhf_operator.common.resources import DEPLOYMENTS
 from rlhf_operator.common.scheduling import scheduling
 
-from .children import keys_name, signals_name
 from .live import secret_of
+from .rendering import keys_name, signals_name
 
 JUDGE = "judge"
 TEMPLATE_FIELD = "spec.judge.template"

@@ -40,7 +40,7 @@ from rlhf_operator.runs.parsing import reward_model_view
 from rlhf_operator.runs.views import RewardModelView
 
 from . import rounds
-from .children import Rendering, Texts, deployment, image_of, keys_name, render
+from .children import deployment, render
 from .commands import parse
 from .credentials import target_of
 from .gateway import mirror_support
@@ -57,6 +57,7 @@ from .live import judged
 from .look import Look
 from .metrics import SET_BYTES, InForce, in_force
 from .pods import pods_view
+from .rendering import Rendering, Texts, image_of, keys_name
 from .revisions import inputs_key, name_of, on_record, read, record, taken_over
 from .route import route_view
 from .source import resolve

@@ -12,7 +12,8 @@ from rlhf_operator.common.names import REVISION_LABEL
 from rlhf_operator.common.times import parse_time
 from rlhf_operator.runs.parsing import WORDS, waiting_words
 
-from .children import IDLE_ANNOTATION, SERVER, VERIFY
+from .children import IDLE_ANNOTATION
+from .rendering import SERVER, VERIFY
 from .views import Pods, Trouble
 
 CRASHES = 3

@@ -16,7 +16,7 @@ from rlhf_operator.common.names import Owner, metadata
 from rlhf_operator.common.resources import CONTROLLERREVISIONS
 from rlhf_operator.common.times import format_time, parse_time
 
-from .children import Rendering, Texts, labels_of, revision_name
+from .rendering import Rendering, Texts, labels_of, revision_name
 from .views import Revision, Source
 
 DIGITS = 10

@@ -18,7 +18,8 @@ from rlhf_operator.common.names import Owner, metadata
 from rlhf_operator.common.resources import HTTPROUTES
 from rlhf_operator.common.times import format_time, parse_time
 
-from .children import SERVICE_PORT, revision_name
+from .children import SERVICE_PORT
+from .rendering import revision_name
 from .steps import Headers, first_headers
 from .views import Rejection, RouteView, Traffic
 

@@ -8,7 +8,7 @@ from rlhf_operator.api import signals
 from rlhf_operator.api.pods import Autoscaling, AutoscalingMetric
 from rlhf_operator.common.names import Owner, metadata
 
-from .children import labels_of, revision_name
+from .rendering import labels_of, revision_name
 
 SOURCES = {
     AutoscalingMetric.QUEUE_DEPTH: "vllm:num_requests_waiting",

@@ -9,7 +9,7 @@ from rlhf_operator.api.policyrollout import PolicyRolloutSpec
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.intents import OperatorDefaults
 from rlhf_operator.common.names import Owner
-from rlhf_operator.policyrollout.children import Rendering, Texts, image_of
+from rlhf_operator.policyrollout.rendering import Rendering, Texts, image_of
 from rlhf_operator.policyrollout.revisions import inputs_key, name_of
 from rlhf_operator.policyrollout.views import Source
 

@@ -14,6 +14,7 @@ from rlhf_operator.common.intents import OWNER_KIND_LABEL, OWNER_NAME_LABEL
 from rlhf_operator.common.names import Owner
 from rlhf_operator.common.podtemplate import TemplateConflict
 from rlhf_operator.policyrollout import children, judging, revisions
+from rlhf_operator.policyrollout.rendering import Texts, revision_name
 from rlhf_operator.policyrollout.scaling import scaled_object
 
 from .makings import DEFAULTS, GPU, OWNER, SOURCE, TEXTS, rendering
@@ -28,7 +29,7 @@ PLAN = JudgePlan.model_validate(
 SINK = Sink.model_validate({"pvc": {"claimName": "feedback", "path": "trajectories"}})
 
 
-def objects(texts: children.Texts = children.Texts(), **serving: Any) -> dict[str, Any]:  # noqa: B008
+def objects(texts: Texts = Texts(), **serving: Any) -> dict[str, Any]:  # noqa: B008
     return {each["kind"]: each for each in children.render(rendering(texts, **serving))}
 
 
@@ -189,5 +190,5 @@ def test_the_judges_pods_are_read_back_as_they_were_rendered() -> None:
 
 def test_names_fit_for_the_longest_name() -> None:
     owner = Owner("PolicyRollout", "team", "a" * 40, OWNER.uid)
-    assert len(children.revision_name(owner.name, "0123456789")) <= 63
+    assert len(revision_name(owner.name, "0123456789")) <= 63
     assert len(judging.judge_name(owner.name)) <= 63

@@ -11,7 +11,7 @@ import pytest
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.names import Owner
 from rlhf_operator.policyrollout import children, revisions
-from rlhf_operator.policyrollout.children import Texts
+from rlhf_operator.policyrollout.rendering import Texts
 
 from .makings import OWNER, SOURCE, TEXTS, rendering, spec_of
 
