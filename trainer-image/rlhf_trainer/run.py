@@ -108,8 +108,8 @@ def _claim(workspace: Workspace, group: Group) -> None:
 def _reporter(plan: RunPlan, options: RunOptions, group: Group) -> Reporter | None:
     if not group.is_main:
         return None
-    # How many steps a reward model takes is known once its data is read.
-    steps = plan.training.steps if isinstance(plan, TrainingPlan) else 0
+    # How many steps it takes to pass over data is known once that is read.
+    steps = (plan.training.steps or 0) if isinstance(plan, TrainingPlan) else 0
     reporter = Reporter(plan.digest(), options.attempt, steps)
     try:
         port = reporter.serve(progress_port())

@@ -7,6 +7,7 @@ the digest of the plan names the workspace for good.
 
 import hashlib
 import json
+import math
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -15,7 +16,12 @@ from rlhf_operator.api.base import Model
 from rlhf_operator.api.result import Digest
 from rlhf_operator.api.rewardgate import RewardGate
 from rlhf_operator.api.rlhfjob import (
+    DPO,
+    GRPO,
+    KTO,
     PPO,
+    RLOO,
+    SFT,
     Algorithm,
     AllMaskedGuard,
     EntropyGuard,
@@ -23,6 +29,7 @@ from rlhf_operator.api.rlhfjob import (
     GuardAction,
     KLGuard,
     LogProbDriftGuard,
+    Lora,
     NonFiniteGuard,
     Offload,
     Optimizer,
@@ -109,13 +116,30 @@ class PlanScorer(Model):
 
 
 class PlanTraining(Model):
-    """How long and how wide. A step is one batch of responses and its updates."""
+    """How long and how wide: exactly one of steps, epochs.
 
-    steps: int
+    A step is one batch of responses and its updates; for SFT, DPO and KTO one optimizer step.
+    """
+
+    steps: int | None = None
     epochs: float | None = None
+    """Passes over the data set, where no responses are generated; the last batch is filled from the next pass."""
     batch_size: int
-    """Responses per step, over all ranks."""
+    """Responses (rows) per step, over all ranks."""
     seed: int
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("training: give exactly one of steps, epochs")
+        return self
+
+    def steps_of(self, rows: int) -> int:
+        """The steps of a run over so many rows."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, math.ceil(self.epochs * rows / self.batch_size))
 
 
 class PlanWarmStart(Model):
@@ -240,6 +264,12 @@ class TrainingPlan(RunPlan):
     optimizer: Optimizer
     generation: Generation
     ppo: PPO | None = None
+    grpo: GRPO | None = None
+    rloo: RLOO | None = None
+    dpo: DPO | None = None
+    kto: KTO | None = None
+    sft: SFT | None = None
+    lora: Lora | None = None
     guards: list[PlanGuard] = []
     evaluation: PlanEvaluation | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rlhf_operator.api import plan as api
-from rlhf_operator.api.algorithms import Algorithm
 from rlhf_operator.api.graders import NamedScorer
 from rlhf_operator.api.guards import DEFAULT_GUARDS, Guard
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
@@ -18,8 +17,6 @@ from . import rewardmodels
 
 def resolve(owner: Owner, spec: RLHFJobSpec, found: References, defaults: OperatorDefaults) -> api.TrainingPlan:
     """Return the plan of a spec whose references were found. Equal arguments give an equal plan."""
-    if spec.training.steps is None:
-        raise ValueError("training.steps is needed where responses are generated")
     contents = parts.contents_of(found)
     return api.TrainingPlan(
         name=owner.name,
@@ -41,7 +38,13 @@ def resolve(owner: Owner, spec: RLHFJobSpec, found: References, defaults: Operat
         ),
         optimizer=spec.optimizer,
         generation=spec.generation,
-        ppo=spec.ppo if spec.algorithm == Algorithm.PPO else None,
+        ppo=spec.ppo,
+        grpo=spec.grpo,
+        rloo=spec.rloo,
+        dpo=spec.dpo,
+        kto=spec.kto,
+        sft=spec.sft,
+        lora=spec.lora,
         compute=parts.compute(spec.compute),
         checkpoints=parts.checkpoints(spec.checkpoints),
         guards=[_guard(guard) for guard in guards_in_force(spec)],

@@ -173,7 +173,7 @@ class LetterTask:
         assert abs(float(reference.exp().sum()) - 1) < 1e-5, "the outcomes must be all there is"
         best = self.beta * float(torch.logsumexp(reference + rewards / self.beta, dim=0))
         self.trainer.begin()
-        for step in range(1, self.plan.training.steps + 1):
+        for step in range(1, self.trainer.steps + 1):
             self.trainer.step(step)
         policy = self.logprobs(self.policy)
         objective = float((policy.exp() * (rewards - self.beta * (policy - reference))).sum())

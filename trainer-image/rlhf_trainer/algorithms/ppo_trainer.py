@@ -67,6 +67,7 @@ class PPOTrainer:
         self._mix = RewardMix(plan.rewards)
         self._kl = AdaptiveKL(self._ppo.kl.coefficient, self._ppo.kl.target, self._ppo.kl.horizon)
         self._empty_batches = 0
+        self.steps = plan.training.steps_of(len(prompts))
 
     @property
     def _group(self) -> Group:
@@ -105,7 +106,7 @@ class PPOTrainer:
     def _refuse_nothing(self, step: int, mask: Tensor, scores: Mapping[str, Tensor]) -> None:
         """End the run when batch after batch holds no token to learn from. mask: [batch, response]."""
         self._empty_batches = 0 if bool(mask.any()) else self._empty_batches + 1
-        if self._empty_batches < min(MAX_EMPTY_BATCHES, self._plan.training.steps):
+        if self._empty_batches < min(MAX_EMPTY_BATCHES, self.steps):
             return
         silent = [reward.scorer for reward in self._plan.rewards if bool(scores[reward.scorer].isnan().all())]
         if silent:
@@ -156,9 +157,9 @@ class PPOTrainer:
     def update(self, step: int, batch: RolloutBatch, targets: Targets) -> dict[str, float]:
         """Several epochs over the batch in mini-batches; returns figures averaged over them."""
         plan, ppo = self._plan, self._ppo
-        rate = learning_rate(plan.optimizer, step, plan.training.steps)
+        rate = learning_rate(plan.optimizer, step, self.steps)
         critic_optimizer = ppo.critic.optimizer or plan.optimizer
-        critic_rate = learning_rate(critic_optimizer, step, plan.training.steps)
+        critic_rate = learning_rate(critic_optimizer, step, self.steps)
         learns = step > ppo.critic.warmup_steps
         sums: dict[str, float] = {}
         updates = 0

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlhf_operator.api.plan import LiveSettings
+from rlhf_operator.api.guards import NonFiniteGuard
+from rlhf_operator.api.plan import LiveSettings, PlanGuard
 from rlhf_operator.api.result import AGREEMENT_ALPHA, Result
 from rlhf_operator.api.rewardplan import RewardPlan
 from rlhf_operator.api.scorerfile import Probe, ScorerFile
@@ -18,10 +19,12 @@ from rlhf_scoring.judge import Row as Fields
 from rlhf_scoring.reward_model import RewardScorer
 from rlhf_scoring.scorers import Scorers
 from rlhf_trainer.base import check_base
+from rlhf_trainer.boundary import Boundary
 from rlhf_trainer.checkpoint import CheckpointStore
 from rlhf_trainer.distributed import Group
 from rlhf_trainer.fencing import RESULT_FILE, Workspace
 from rlhf_trainer.files import digest_tree, sync_below
+from rlhf_trainer.guards import Guards
 from rlhf_trainer.models import library_settings
 from rlhf_trainer.options import RunOptions
 from rlhf_trainer.preferences.calibration import Temperature
@@ -31,7 +34,6 @@ from rlhf_trainer.preferences.report_page import write_report
 from rlhf_trainer.progress import Reporter, say
 from rlhf_trainer.signals import StopFlag
 
-from .control import Run
 from .evaluate import Measured, Round, bias_texts, fit
 from .measure import (
     GraderScorer,
@@ -50,6 +52,8 @@ from .version import fresh, model_file, stored_temperatures, take_graders, take_
 
 VERSION_FOLDER = "version"
 FINAL = "final"
+FINITE = PlanGuard(name="finite", patience=1, non_finite=NonFiniteGuard())
+"""A RewardModel has no guards of its own."""
 NO_ENGINE = "none"
 """Of a version that was not trained."""
 
@@ -64,7 +68,7 @@ class _Version:
     rounds: list[Round]
     base_digest: str | None
     trained: Trained | None
-    run: Run | None
+    run: Boundary | None
 
     def ask(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Fields]) -> list[Row]:
         """Raw scores by the version itself."""
@@ -131,25 +135,20 @@ class RewardSession:
         base_digest = check_base(plan.train.base_model, "source.train.baseModel", self._workspace, self._group)
         judgements = self._judgements()
         phases = self._phases(judgements)
-        store = CheckpointStore(self._workspace, self._group, self._digest, "step", plan.checkpoints.keep)
-        run = Run(
+        run = Boundary(
             group=self._group,
             workspace=self._workspace,
-            store=store,
+            store=CheckpointStore(self._workspace, self._group, self._digest, "step", plan.checkpoints.keep),
             checkpoints=plan.checkpoints,
+            guards=Guards([FINITE], None),
             stop=self._stop,
             beat=self._beat,
             reporter=self._reporter,
             steps=phases[-1].offset + phases[-1].steps,
         )
-        run.last = store.newest(self._options.min_checkpoint_step)
         if self._reporter is not None:
             self._reporter.expect(run.steps)
-            if run.last is not None:
-                self._reporter.resumed(run.last.step)
-                self._reporter.checkpoint(run.last.record())
-        if self._group.is_main and run.last is not None:
-            say("resumed", step=run.last.step, path=str(run.last.path))
+        run.find(self._options.min_checkpoint_step)
         rounds = [
             self._fold(base, phase, run, parts) for phase, parts in zip(phases[:-1], judgements.rounds, strict=False)
         ]
@@ -186,7 +185,7 @@ class RewardSession:
             offset += steps
         return phases
 
-    def _fold(self, base: Path, phase: Phase, run: Run, parts: Parts) -> Round:
+    def _fold(self, base: Path, phase: Phase, run: Boundary, parts: Parts) -> Round:
         """Train on one fold's rows and score those it has not seen, unless a former attempt has."""
         known = read_round(self._workspace, phase.name, self._digest) if self._group.is_main else None
         known = self._group.broadcast(known, "a fold's scores")
@@ -205,7 +204,7 @@ class RewardSession:
         gc.collect()
         return Round(parts, found)
 
-    def _fit(self, base: Path, phase: Phase, run: Run, folder: Path) -> Trained:
+    def _fit(self, base: Path, phase: Phase, run: Boundary, folder: Path) -> Trained:
         found = run.last if run.last is not None and phase.holds(run.last.step) else None
         return train_phase(self._plan, base, phase, run, self._options.micro_batch_size, found, folder)
 

@@ -1,23 +1,16 @@
 """TRL's RewardTrainer with what it lacks: soft labels, row weights, a head per dimension, pairs encoded as served.
 
-TRL's and Transformers' are the loop of optimizer steps, accumulation, precision, LoRA, DDP and DeepSpeed. Ours are the
-input, the loss, the schedule, and that checkpoints are written by our store. What happens between steps is in
-control.py. TRL 1.16 would crash on an encoder's tokenizer, drop over-long rows silently and know one label only.
+The loop is Transformers', held to our steps and checkpoints by trl_bridge. Ours here are the input and the loss.
+TRL 1.16 would crash on an encoder's tokenizer, drop over-long rows silently and know one label only.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_callback import PrinterCallback
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
@@ -25,15 +18,12 @@ from rlhf_operator.api.algorithms import Optimizer as OptimizerSettings
 from rlhf_operator.api.plan import PlanCompute
 from rlhf_scoring.encode import Encoder
 from rlhf_scoring.reward_model import padded
-from rlhf_trainer.engine import check_engine, plain_data_files
 from rlhf_trainer.preferences.judged import Judged
-from rlhf_trainer.schedule import learning_rate
-
-from .control import StepControl
+from rlhf_trainer.trl_bridge.control import StepControl
+from rlhf_trainer.trl_bridge.trainer import Bridge
 
 INDEX = "index"
 TARGETS = ("second", "p_first", "weight", "head")
-TRAINER_STATE = "trainer_state.json"
 
 
 def preference_loss(margin: Tensor, p_first: Tensor, weight: Tensor) -> Tensor:
@@ -92,7 +82,7 @@ class PairCollator:
         }
 
 
-class PreferenceTrainer(RewardTrainer):
+class PreferenceTrainer(Bridge, RewardTrainer):
     """One training of a reward model on one rank."""
 
     def __init__(
@@ -112,48 +102,30 @@ class PreferenceTrainer(RewardTrainer):
 
         order: the rows of all steps, one after the other.
         """
-        self._schedule = optimizer
-        self._compute = compute
-        self._control = control
+        # Of this rank since the last step: summed loss, rows, pairs that came out right, pairs with a winner.
+        self._sums = torch.zeros(4, dtype=torch.float64)
+        self._group = control.boundary.group
         labels = dict(model.config.id2label)
         # TRL takes models of one label only; the loss below is the only place where the number matters.
         model.config.num_labels = 1
         super().__init__(
+            optimizer=optimizer,
+            compute=compute,
+            control=control,
             model=model,
             args=args,
             data_collator=collator,
             train_dataset=Dataset.from_dict({INDEX: list(order)}),
             processing_class=tokenizer,
-            callbacks=[control],
             peft_config=peft_config,
         )
         config: Any = model.config
         config.id2label = labels
         config.label2id = {name: place for place, name in labels.items()}
-        # Standard output is for JSON lines.
-        self.remove_callback(PrinterCallback)
-
-    def _send_telemetry(self) -> None:
-        """Tell nobody."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Rows are encoded by the collator, none is filtered."""
         return dataset
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        """The order is in the data already: a function of seed and index, so that a resume needs no state of it."""
-        return torch.utils.data.SequentialSampler(cast("Dataset", self.train_dataset))
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The learning rate as everywhere in this trainer: a function of the step alone."""
-        if self.lr_scheduler is None:
-            peak = self._schedule.learning_rate
-            self.lr_scheduler = LambdaLR(
-                cast("Optimizer", optimizer or self.optimizer),
-                lambda done: learning_rate(self._schedule, done + 1, num_training_steps) / peak,
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -166,34 +138,13 @@ class PreferenceTrainer(RewardTrainer):
         with torch.no_grad():
             judged = p_first != 0.5
             right = torch.where(margin == 0, 0.5, ((margin > 0) == (p_first > 0.5)).float())
-            self._control.add(float(loss) * len(margin), len(margin), float((right * judged).sum()), int(judged.sum()))
+            found = (float(loss) * len(margin), len(margin), float((right * judged).sum()), float(judged.sum()))
+            self._sums += torch.tensor(found, dtype=torch.float64)
         return (loss, outputs) if return_outputs else loss
 
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """Wrap the model, prove that DeepSpeed is on when it should be, and read a checkpoint as plain data."""
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
-        if self._compute.zero_stage > 0:
-            check_engine(self.model_wrapped, self._compute)
-            self.model_wrapped.checkpoint_engine = plain_data_files()
-        if resume_from_checkpoint is not None:
-            if self.is_deepspeed_enabled:
-                whole = getattr(self.model, "peft_config", None) is None
-                deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=whole)
-            self._load_optimizer_and_scheduler(resume_from_checkpoint)
-        return prepared
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint that counts only once it is complete on all ranks."""
-        self._control.save(self.state.global_step, self._write)
-
-    def _write(self, folder: Path) -> None:
-        if not self.is_deepspeed_enabled and self.args.should_save:
-            self._save(str(folder))
-            # A pickle of settings that nothing reads.
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-        self._save_optimizer_and_scheduler(str(folder))
-        if self.args.should_save:
-            self.state.save_to_json(str(folder / TRAINER_STATE))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing: what is random is seeded anew at every step (control.py)."""
+    def step_figures(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Loss and accuracy over the step's rows, whichever rank and micro-batch they fell to."""
+        group = self._group
+        loss, rows, right, judged = group.sum(self._sums.to(group.device), "the step's figures").tolist()
+        self._sums.zero_()
+        return {"loss": loss / rows, **({"accuracy": right / judged} if judged else {})}

@@ -1,0 +1,24 @@
+"""The one place where a plan's algorithm becomes the training that is run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rlhf_operator.api.algorithms import Algorithm
+from rlhf_trainer.data import Prepared
+
+from .attempt import Attempt, Trained
+from .measuring import Measuring
+
+Train = Callable[[Attempt, Measuring, Prepared, Path], Trained]
+"""(attempt, measuring, the training data, folder of the policy to start from) -> what the training left."""
+
+
+def training_of(algorithm: Algorithm) -> Train:
+    """The training of an algorithm; its libraries are imported only now. Others were refused by supported.py."""
+    match algorithm:
+        case Algorithm.PPO:
+            from .ppo import train_ppo
+
+            return train_ppo
+        case _:
+            raise ValueError(f"no training for {algorithm}")
