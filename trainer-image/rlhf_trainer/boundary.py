@@ -15,12 +15,12 @@ from rlhf_operator.api.base import Model
 from rlhf_operator.api.guards import GuardAction
 from rlhf_operator.api.plan import PlanCheckpoints
 
-from .checkpoint import Checkpoint, CheckpointStore
+from .checkpoint import Checkpoint, CheckpointStore, last_good
 from .distributed import Group
 from .errors import GuardStopped, Interrupted, Superseded
 from .fencing import Workspace
 from .files import write_durably
-from .guards import Guards, Violation
+from .guards import Guards, GuardState, Violation
 from .progress import Reporter, say
 from .signals import StopFlag
 
@@ -32,7 +32,7 @@ SAVE_MARGIN = 1.5
 class LoopState(Model):
     """What is remembered between steps; part of every checkpoint."""
 
-    guard_streaks: dict[str, int]
+    guards: GuardState
     figures: dict[str, float]
     """Of the checkpoint's own step."""
 
@@ -89,7 +89,7 @@ class Boundary:
         if found is None:
             return None
         state = LoopState.model_validate_json((found.path / STATE_FILE).read_bytes())
-        self.guards.streaks.update(state.guard_streaks)
+        self.guards.state = state.guards
         self.last, self.figures = found, state.figures
         if self.group.is_main:
             say("resumed", step=found.step, checkpoint=found.complete.digest(), path=str(found.path))
@@ -106,6 +106,7 @@ class Boundary:
         self.figures = figures
         self._seconds = [*self._seconds[-9:], seconds]
         _finish_figures(figures, seconds)
+        figures |= self.guards.derive(figures)
         warnings = self._guard(step, figures)
         self._refuse_last(step, figures)
         if self.reporter is not None:
@@ -129,10 +130,10 @@ class Boundary:
         def both(folder: Path) -> None:
             write(folder)
             if self.group.is_main:
-                state = LoopState(guard_streaks=self.guards.streaks, figures=self.figures)
+                state = LoopState(guards=self.guards.state, figures=self.figures)
                 write_durably(folder / STATE_FILE, state.model_dump_json(by_alias=True).encode())
 
-        self.last = self.store.save(step, both)
+        self.last = self.store.save(step, both, self.guards.crossed)
         self.slowest_save_seconds = max(self.slowest_save_seconds, time.monotonic() - started)
         if self.reporter is not None:
             self.reporter.checkpoint(self.last.record())
@@ -159,11 +160,13 @@ class Boundary:
         found = self.group.broadcast(found, "the verdict of the guards")
         for violation in found:
             if violation.action is GuardAction.STOP:
-                raise GuardStopped(f"{violation.message}; {self._kept()}", reason="GuardStopped")
-        warnings = [violation.message for violation in found]
-        if self.guards.settings_error is not None:
-            warnings.append(self.guards.settings_error)
-        return warnings
+                raise GuardStopped(f"{violation.message}; {self._good()}", reason="GuardStopped")
+        return [*(violation.message for violation in found), *self.guards.notes]
+
+    def _good(self) -> str:
+        """Which checkpoint a run that is stopped leaves: the last one at which no guard's limit was passed."""
+        good = self.group.broadcast(last_good(self.store.complete()) if self.group.is_main else [], "the last good one")
+        return f"the checkpoint of step {good[0].step}, the last good one, is kept" if good else "none was saved before"
 
     def _refuse_last(self, step: int, figures: Mapping[str, float]) -> None:
         """End without a result when the last step has figures that are no numbers, whatever the guards' actions."""

@@ -5,7 +5,7 @@ written and synced its part, and names each file's size and SHA-256. Whatever la
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +39,8 @@ class Complete(Model):
     phase: str
     step: int
     world_size: int
+    crossed: list[str] = Field(default_factory=list)
+    """Guards that may stop the run and whose limit was passed at this step."""
     files: dict[str, FileRecord]
 
     def digest(self) -> str:
@@ -87,8 +89,11 @@ class CheckpointStore:
         self._phase = phase
         self._keep = keep
 
-    def save(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
-        """Write a checkpoint: `write(folder)` runs on every rank, and the folder counts once all of them are done."""
+    def save(self, step: int, write: Callable[[Path], None], crossed: Sequence[str] = ()) -> Checkpoint:
+        """Write a checkpoint: `write(folder)` runs on every rank, and the folder counts once all of them are done.
+
+        crossed: guards that may stop the run and whose limit was passed at this step; rank 0's count.
+        """
         folder = self._workspace.own / CHECKPOINTS / f"{self._phase}-{step:08d}"
         if self._group.is_main:
             self._workspace.check()
@@ -101,12 +106,12 @@ class CheckpointStore:
         self._group.barrier("a checkpoint")
         complete: Complete | None = None
         if self._group.is_main:
-            complete = self._complete(folder, step)
+            complete = self._complete(folder, step, crossed)
         complete = self._group.broadcast(complete, "the end of a checkpoint")
         assert complete is not None
         return Checkpoint(folder, complete)
 
-    def _complete(self, folder: Path, step: int) -> Complete:
+    def _complete(self, folder: Path, step: int, crossed: Sequence[str]) -> Complete:
         files = {}
         for path in files_below(folder):
             name = path.relative_to(folder).as_posix()
@@ -117,6 +122,7 @@ class CheckpointStore:
             phase=self._phase,
             step=step,
             world_size=self._group.world_size,
+            crossed=list(crossed),
             files=files,
         )
         self._workspace.check()
@@ -126,8 +132,9 @@ class CheckpointStore:
         return complete
 
     def _rotate(self) -> None:
-        """Keep the newest; remove older complete ones and what older attempts left incomplete."""
-        keep = {checkpoint.path for checkpoint in self.complete()[-self._keep :]}
+        """Keep the newest and the last good one; remove older ones and what older attempts left incomplete."""
+        found = self.complete()
+        keep = {checkpoint.path for checkpoint in [*found[-self._keep :], *last_good(found)]}
         for path in self._folders():
             newer_attempt = int(path.parent.parent.name) > self._workspace.attempt
             if path not in keep and not newer_attempt:
@@ -170,6 +177,11 @@ class CheckpointStore:
             found = complete[-1] if complete else None
             check_resumable(found, self._group.world_size, minimum_step)
         return self._group.broadcast(found, "the choice of a checkpoint")
+
+
+def last_good(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The last of them, in the order of steps, at which no guard's limit was passed; none when there is none."""
+    return [each for each in checkpoints if not each.complete.crossed][-1:]
 
 
 def _below_storage(checkpoint: Path) -> str:

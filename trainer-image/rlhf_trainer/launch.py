@@ -26,7 +26,7 @@ from rlhf_operator.api.plan import TORCHRUN_PORT, RunPlan
 from rlhf_operator.api.result import Result, TerminationMessage
 
 from .cgroup import memory_limit_bytes, oom_kills
-from .checkpoint import CheckpointStore
+from .checkpoint import CheckpointStore, last_good
 from .distributed import Group
 from .errors import ConfigError, Crash, Interrupted, PeerLost, Stalled, TrainerError
 from .fencing import Workspace, finished
@@ -147,6 +147,8 @@ def _failure(plan: RunPlan | None, options: RunOptions, outcome: Outcome) -> Ter
         )
         try:
             found = store.complete()
+            if outcome.failure is FailureClass.GUARD:
+                found = last_good(found)
             checkpoint = found[-1].record() if found else None
         except (TrainerError, OSError) as error:
             say("checkpoints-not-read", error=str(error))

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlhf_operator.api.algorithms import Normalize, Reward
+from rlhf_operator.api.algorithms import Clip, Normalize, Reward
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.generation import Truncation, TruncationMode
 
@@ -103,6 +103,7 @@ class RewardMix:
             clipped = scaled
             if reward.clip is not None:
                 clipped = scaled.clamp(min=reward.clip.min, max=reward.clip.max)
+                figures[f"shareAtBound/{reward.scorer}"] = share_at_bound(scaled[there], reward.clip)
             figures[f"rewardClipped/{reward.scorer}"] = share((clipped != scaled) & there, there)
             figures |= present_mean(f"rewardPart/{reward.scorer}", reward.weight * clipped)
             total = total + reward.weight * clipped
@@ -154,6 +155,18 @@ def present_mean(name: str, values: Tensor) -> dict[str, float]:
 def share(part: Tensor, whole: Tensor) -> float:
     """Share of true entries, both [n] bool; 0 of nothing is 0."""
     return float(part.sum()) / max(1.0, float(whole.sum()))
+
+
+def share_at_bound(scores: Tensor, clip: Clip) -> float:
+    """Share of scores at or beyond the bound that more of them have reached. scores: [n]; 0 of nothing is 0.
+
+    Not both bounds together: where a grader says 0 or 1 and the bounds are 0 and 1 there is all to learn from.
+    """
+    if scores.numel() == 0:
+        return 0.0
+    reached = [scores <= clip.min] if clip.min is not None else []
+    reached += [scores >= clip.max] if clip.max is not None else []
+    return max((float(each.double().mean()) for each in reached), default=0.0)
 
 
 def scores_tensor(scores: Sequence[float | None], **options: Any) -> Tensor:

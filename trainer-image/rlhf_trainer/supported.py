@@ -1,14 +1,14 @@
 """What this trainer does of a plan. Anything else is refused by the field's name before a model is loaded."""
 
 from rlhf_operator.api.algorithms import Algorithm, CriticInit
+from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import Format
+from rlhf_operator.api.guards import unmeasured
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.pods import Offload, Precision
 from rlhf_operator.api.rewardplan import RewardPlan
 
 from .errors import ConfigError
-from .guards import SUPPORTED as SUPPORTED_GUARDS
-from .guards import kind_of
 
 BASELINES = frozenset({"Base", "WarmStart"})
 
@@ -62,9 +62,9 @@ def _unsupported(plan: TrainingPlan) -> list[str]:
     if plan.dataset.format is Format.DEMONSTRATIONS:
         found.append("dataset.format Demonstrations is for warmStart: PPO needs prompts")
     found += [
-        f"guards[{guard.name}].{kind_of(guard)} is not supported yet: remove it"
+        f"guards[{guard.name}].{to_camel(guard.kind)}: {why}"
         for guard in plan.guards
-        if kind_of(guard) not in SUPPORTED_GUARDS
+        if (why := unmeasured(guard.kind, guard.reward_hacking, plan.algorithm, plan.rewards)) is not None
     ]
     if plan.evaluation is not None:
         found += [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from .algorithms import Algorithm, Normalize, Reward
 from .base import Model, Rule
 from .scalars import EntryName, Rate
 
@@ -27,7 +29,7 @@ class KLGuard(Model):
 
 
 class SlowConvergenceGuard(Model):
-    """The policy does not move."""
+    """The policy does not move; judged from step 2 on, for before the first update nothing can have moved."""
 
     min_kl: Annotated[float, Field(gt=0, le=100_000)]
     """Lowest KL, in nats per response."""
@@ -57,18 +59,19 @@ class RewardHackingGuard(Model):
     monitor: EntryName | None = None
     """Monitor that must not fall while the reward rises."""
     drop: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """How far the monitor may fall below its best mean (default 0.1)."""
+    """How far the monitor's mean may fall below the best so far while the reward is higher than it was then (default
+    0.1)."""
     min_distinct_n: Rate | None = None
-    """Lowest share of distinct n-grams in a batch."""
+    """Lowest share of distinct pairs of tokens among all those of a batch's responses (distinct-2)."""
     max_length_ratio: Annotated[float, Field(gt=1, le=1000)] | None = None
-    """Highest mean length of responses, as a multiple of the reference model's."""
+    """Highest mean length of responses, as a multiple of the reference model's (those of step 1)."""
 
 
 class RewardSaturationGuard(Model):
     """Most rewards sit at their bound, so that nothing is left to learn from."""
 
     max_share_at_bound: Annotated[float, Field(gt=0, le=1)]
-    """Highest share of scores at a bound."""
+    """Highest share of a reward's scores at the same bound of its clip."""
 
 
 class AllMaskedGuard(Model):
@@ -128,3 +131,25 @@ class Guard(Model):
 
 DEFAULT_GUARDS: tuple[Guard, ...] = (Guard(name="finite", non_finite=NonFiniteGuard()),)
 """Guards of every run, unless an entry of the same name replaces them."""
+
+_GENERATE = frozenset({Algorithm.PPO, Algorithm.GRPO, Algorithm.RLOO})
+
+
+def unmeasured(
+    kind: str, hacking: RewardHackingGuard | None, algorithm: Algorithm, rewards: Sequence[Reward]
+) -> str | None:
+    """Return why a run has no figure for a guard of this kind, and what to do; None when it has."""
+    if kind == "non_finite":
+        return None
+    if algorithm not in _GENERATE:
+        return f"{algorithm.value} generates no responses to measure it by: remove it"
+    if kind == "reward_saturation" and all(reward.clip is None for reward in rewards):
+        return "no reward has a clip, so no score is at a bound: set rewards[*].clip, or remove it"
+    if hacking is not None and hacking.monitor is not None:
+        moving = [reward.scorer for reward in rewards if reward.normalize is Normalize.RUNNING]
+        if moving:
+            return (
+                f"the reward of {', '.join(moving)} is normalised by a running mean, which rises with it: set "
+                "normalize to Reference or None, or leave monitor out"
+            )
+    return None

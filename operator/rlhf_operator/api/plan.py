@@ -26,6 +26,7 @@ from rlhf_operator.api.rlhfjob import (
     AllMaskedGuard,
     EntropyGuard,
     Generation,
+    Guard,
     GuardAction,
     KLGuard,
     LogProbDriftGuard,
@@ -192,6 +193,11 @@ class PlanGuard(Model):
     all_masked: AllMaskedGuard | None = None
     log_prob_drift: LogProbDriftGuard | None = None
     non_finite: NonFiniteGuard | None = None
+
+    @property
+    def kind(self) -> str:
+        """The Python name of the one block that is set."""
+        return next(kind for kind in Guard.one_of if getattr(self, kind) is not None)
 
 
 class PlanEvaluation(Model):

@@ -9,6 +9,7 @@ from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import DataRef, Format
 from rlhf_operator.api.evaluation import Baseline
 from rlhf_operator.api.generation import RolloutEngine
+from rlhf_operator.api.guards import unmeasured
 from rlhf_operator.api.pods import Offload
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.reasons import Reason
@@ -16,20 +17,19 @@ from rlhf_operator.runs.checks import Check, failed, passed
 
 ALGORITHMS = frozenset({"ppo"})
 GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})
-GUARDS = frozenset({"kl", "non_finite"})
 SOURCES = frozenset({"pvc", "config_map"})
 
 
 def check_supported(spec: RLHFJobSpec) -> Check:
-    """Return a permanent failure that names every field this version can't run yet."""
+    """Return a permanent failure that names every field this version can't run yet, or that no run could obey."""
     fields = sorted(set(unsupported_fields(spec)))
-    if not fields:
-        return passed()
-    return failed(
-        Reason.NOT_SUPPORTED_YET,
-        f"this version of the operator can't run {', '.join(fields)} yet: create an RLHFJob without it",
-        permanent=True,
-    )
+    if fields:
+        words = f"this version of the operator can't run {', '.join(fields)} yet: create an RLHFJob without it"
+        return failed(Reason.NOT_SUPPORTED_YET, words, permanent=True)
+    blind = list(blind_guards(spec))
+    if blind:
+        return failed(Reason.INVALID_SPEC, f"{'; '.join(blind)}; then create the RLHFJob again", permanent=True)
+    return passed()
 
 
 def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
@@ -44,10 +44,6 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
             kind = next(kind for kind in scorer.grader.one_of if getattr(scorer.grader, kind) is not None)
             if kind not in GRADERS:
                 yield f"scorers[{scorer.name}].grader.{to_camel(kind)}"
-    for guard in spec.guards:
-        kind = next(kind for kind in guard.one_of if getattr(guard, kind) is not None)
-        if kind not in GUARDS:
-            yield f"guards[{guard.name}].{to_camel(kind)}"
     if spec.rollout.engine != RolloutEngine.TRANSFORMERS:
         yield "rollout.engine"
     if spec.lora is not None:
@@ -62,6 +58,15 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
     if spec.output.s3 is not None:
         yield "output.s3"
     yield from _evaluation_fields(spec)
+
+
+def blind_guards(spec: RLHFJobSpec) -> Iterator[str]:
+    """Yield each guard that this run has no figure for, and what to do."""
+    for guard in spec.guards:
+        kind = next(kind for kind in guard.one_of if getattr(guard, kind) is not None)
+        why = unmeasured(kind, guard.reward_hacking, spec.algorithm, spec.rewards)
+        if why is not None:
+            yield f"guards[{guard.name}].{to_camel(kind)}: {why}"
 
 
 def _warm_start_fields(spec: RLHFJobSpec) -> Iterator[str]:

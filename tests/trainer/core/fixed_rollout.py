@@ -43,6 +43,7 @@ def fixed_batch() -> tuple[RolloutBatch, Targets]:
         response_tokens=torch.randint(2, VOCABULARY, (ROWS, RESPONSE), generator=generator),
         response_mask=mask,
         finished=torch.ones(ROWS, dtype=torch.bool),
+        sampled=-2.6 * mask,
         logprobs=(-2.6 + noise(0.1)) * mask,
         reference=(-2.6 + noise(0.1)) * mask,
         values=noise(0.3),

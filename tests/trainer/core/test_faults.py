@@ -19,12 +19,13 @@ LONG = {"training": {"steps": 2000}, "checkpoints": {"everySteps": 100000}}
 
 
 def test_a_wrong_field_is_a_config_error_by_name_before_a_model_is_loaded(world: Callable[..., World]) -> None:
-    run = world(guards=[{"name": "low", "patience": 1, "entropy": {"min": 0.1}}], training={"batchSize": 18}).start()
+    full = {"name": "full", "patience": 1, "rewardSaturation": {"maxShareAtBound": 0.9}}
+    run = world(guards=[full], training={"batchSize": 18}).start()
     assert run.wait() == 78, run.tail()
     message = run.message()
     assert message.failure == "Config"
     assert message.reason == "NotSupportedYet"
-    assert "guards[low].entropy" in message.message
+    assert "guards[full].rewardSaturation: no reward has a clip" in message.message
     assert (
         "training.batchSize 18 / ppo.miniBatches 2 must be a multiple of 1 ranks x microBatchSize 4" in message.message
     )
@@ -69,7 +70,7 @@ def test_a_guard_stops_the_run_names_its_figure_and_keeps_the_checkpoint(world: 
     stopped = run.events("step")[-1]["step"] + 1
     assert f"at step {stopped}" in message.message
     assert message.checkpoint is not None
-    assert message.checkpoint.step == stopped - 1
+    assert message.checkpoint.step == stopped - 2, "the last from before the limit was passed, not the newest"
 
 
 @pytest.mark.slow

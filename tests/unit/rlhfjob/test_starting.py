@@ -44,8 +44,6 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
         },
         "warmStart.training.microBatchSize other than training.microBatchSize",
     ),
-    ({"guards": [{"name": "e", "entropy": {"min": 0.1}}]}, "guards[e].entropy"),
-    ({"guards": [{"name": "d", "logProbDrift": {"max": 1}}]}, "guards[d].logProbDrift"),
     ({"evaluation": {**EVALUATION, "slices": {"columns": ["category"]}}}, "evaluation.slices"),
     (
         {"evaluation": {**EVALUATION, "suites": [{"name": "a", "dataset": SPEC["dataset"], "scorer": "gold"}]}},
@@ -92,7 +90,15 @@ def test_what_is_supported_is_not_refused() -> None:
         "dataset": {**SPEC["dataset"], "format": "Demonstrations"},
         "training": {"epochs": 1, "batchSize": 8},
     }
-    guards = [{"name": "kl", "kl": {"max": 10}}, {"name": "finite", "nonFinite": {}, "action": "Warn"}]
+    guards = [
+        {"name": "kl", "kl": {"max": 10}},
+        {"name": "finite", "nonFinite": {}, "action": "Warn"},
+        {"name": "entropy", "entropy": {"min": 0.1}, "patience": 5},
+        {"name": "flat", "slowConvergence": {"minKL": 0.001}, "patience": 50},
+        {"name": "masked", "allMasked": {}},
+        {"name": "drift", "logProbDrift": {"max": 1}},
+        {"name": "hacking", "rewardHacking": {"minDistinctN": 0.2, "maxLengthRatio": 2}},
+    ]
     spec = spec_of(
         scorers=[*SPEC["scorers"], *graders],
         warmStart=warm,
@@ -101,6 +107,31 @@ def test_what_is_supported_is_not_refused() -> None:
     )
     assert list(unsupported_fields(spec)) == []
     assert len(reconcile(observed(spec), NOW).create) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"guards": [{"name": "full", "rewardSaturation": {"maxShareAtBound": 0.9}}]},
+            "guards[full].rewardSaturation: no reward has a clip",
+        ),
+        (
+            {
+                "rewards": [{"scorer": "gold", "normalize": "Running"}],
+                "scorers": [*SPEC["scorers"], {"name": "watch", "grader": {"length": {"max": 3}}}],
+                "monitors": ["watch"],
+                "guards": [{"name": "hacking", "rewardHacking": {"monitor": "watch"}}],
+            },
+            "guards[hacking].rewardHacking: the reward of gold is normalised by a running mean",
+        ),
+    ],
+)
+def test_a_guard_that_no_figure_of_the_run_can_wake_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
+    plan = reconcile(observed(spec_of(**changes), references=None), NOW)
+    assert (plan.create, plan.apply) == ((), ())
+    assert is_status(plan, "Stalled") == "True/InvalidSpec"
+    assert words in condition(plan, "Stalled")["message"]
 
 
 def missing(**changes: Any) -> References:

@@ -28,6 +28,27 @@ def test_rewards_are_clipped_then_weighted_then_summed() -> None:
     assert found.figures["rewardClipped/b"] == 0
 
 
+@pytest.mark.parametrize(
+    ("scores", "clip", "share"),
+    [
+        ([0.0, 1.0, 1.0, 1.0], Clip(min=0, max=1), 0.75),
+        ([0.0, 1.0], Clip(min=0, max=1), 0.5),
+        ([-5.0, -4.0, 0.5], Clip(min=-3), 2 / 3),
+        ([None, 9.0], Clip(max=3), 1.0),
+        ([None], Clip(max=3), 0.0),
+        ([0.2, 0.8], Clip(min=0, max=1), 0.0),
+    ],
+)
+def test_the_share_at_a_bound_is_that_of_the_bound_which_more_scores_have_reached(
+    scores: list[float | None], clip: Clip, share: float
+) -> None:
+    assert combine(Reward(scorer="a", clip=clip), a=scores).figures["shareAtBound/a"] == pytest.approx(share)
+
+
+def test_without_a_clip_there_is_no_bound() -> None:
+    assert "shareAtBound/a" not in combine(Reward(scorer="a"), a=[1.0]).figures
+
+
 def test_a_missing_score_takes_the_row_out_and_is_never_zero() -> None:
     found = combine(Reward(scorer="a"), Reward(scorer="b"), a=[1.0, None, 3.0], b=[1.0, 1.0, None])
     assert found.present.tolist() == [True, False, False]

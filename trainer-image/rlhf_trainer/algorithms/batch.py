@@ -7,13 +7,15 @@ from torch import Tensor
 
 from rlhf_trainer.distributed import Group
 
+from .ppo import kl_k1
+
 
 @dataclass(frozen=True)
 class RolloutBatch:
     """Sampled responses and what the models at the time of sampling said of them.
 
-    Prompts are left-padded, responses right-padded; `logprobs`, `reference`, `values` and `entropy` are float32 and
-    [batch, response], meaningful where `response_mask` is 1.
+    Prompts are left-padded, responses right-padded; `sampled`, `logprobs`, `reference`, `values` and `entropy` are
+    float32 and [batch, response], meaningful where `response_mask` is 1.
     """
 
     prompt_tokens: Tensor
@@ -26,8 +28,10 @@ class RolloutBatch:
     """[batch, response] float32."""
     finished: Tensor
     """[batch] bool: the response ended by itself."""
+    sampled: Tensor
+    """Log-probabilities as the sampler drew."""
     logprobs: Tensor
-    """Log-probabilities under the policy that sampled."""
+    """Log-probabilities under the policy that sampled, by the trainer's own forward pass."""
     reference: Tensor
     """Log-probabilities under the reference model."""
     values: Tensor
@@ -52,9 +56,37 @@ class RolloutBatch:
             }
         )
 
+    def figures(self) -> dict[str, float]:
+        """What is to be said of responses, whichever algorithm learns from them."""
+        kl = kl_k1(self.logprobs, self.reference, self.response_mask)
+        lengths = self.response_mask.sum(dim=1)
+        tokens = lengths.sum()
+        drift = ((self.logprobs - self.sampled).abs() * self.response_mask).sum()
+        return {
+            "batchSize": float(len(self)),
+            "kl": float(kl.mean()),
+            "klPerToken": float(kl.sum() / tokens),
+            "entropy": float((self.entropy * self.response_mask).sum() / tokens),
+            "logProbDrift": float(drift / tokens),
+            "responseTokens": float(lengths.mean()),
+            "responseTokensP95": float(torch.quantile(lengths, 0.95)),
+            "truncatedShare": float((~self.finished).double().mean()),
+            "distinct2": distinct_pairs(self.response_tokens, self.response_mask),
+        }
+
     def inputs(self) -> tuple[Tensor, Tensor, int]:
         """What the models are called with: tokens and mask, both [batch, prompt + response], and the prompt length."""
         return model_inputs(self.prompt_tokens, self.prompt_mask, self.response_tokens, self.response_mask)
+
+
+def distinct_pairs(tokens: Tensor, mask: Tensor) -> float:
+    """The share of distinct pairs of successive tokens among all of a batch (distinct-2; Li et al. 2016).
+
+    tokens: [batch, response] int64, mask: [batch, response]. 0 where no response has two tokens.
+    """
+    both = (mask[:, 1:] * mask[:, :-1]).bool()
+    pairs = (tokens[:, :-1] << 32 | tokens[:, 1:])[both]
+    return len(pairs.unique()) / max(1, len(pairs))
 
 
 def model_inputs(

@@ -21,7 +21,7 @@ from rlhf_trainer.schedule import learning_rate
 from rlhf_trainer.scoring import DataRow
 
 from .batch import RolloutBatch
-from .ppo import AdaptiveKL, explained_variance, gae, kl_k1, policy_loss, shaped_rewards, value_loss, whiten
+from .ppo import AdaptiveKL, explained_variance, gae, policy_loss, shaped_rewards, value_loss, whiten
 from .rollout import Rollout, RolloutWorker
 
 STATE_FILE = "ppo.json"
@@ -134,20 +134,11 @@ class PPOTrainer:
         mask = batch.response_mask * stays.to(batch.response_mask).unsqueeze(1)
         per_token = shaped_rewards(rewards.to(mask), batch.logprobs, batch.reference, mask, self._kl.coefficient)
         advantages, returns = gae(per_token, batch.values, mask, ppo.gamma, ppo.lambda_)
-        kl = kl_k1(batch.logprobs, batch.reference, batch.response_mask)
-        tokens = batch.response_mask.sum()
-        lengths = batch.response_mask.sum(dim=1)
         figures = {
-            "batchSize": float(len(batch)),
+            **batch.figures(),
             **present_mean("reward", rewards[combined.present]),
-            "kl": float(kl.mean()),
-            "klPerToken": float(kl.sum() / tokens),
-            "entropy": float(batch.entropy.sum() / tokens),
             "klCoefficient": self._kl.coefficient,
             "explainedVariance": explained_variance(batch.values, returns, mask),
-            "responseTokens": float(lengths.mean()),
-            "responseTokensP95": float(torch.quantile(lengths, 0.95)),
-            "truncatedShare": float((~finished).double().mean()),
             "maskedShare": 1.0 - float(stays.double().mean()),
             **combined.figures,
             **score_figures(rollout.scores),

@@ -107,6 +107,7 @@ class RolloutWorker:
             response_tokens=answer,
             response_mask=answer_mask,
             finished=responses.finished,
+            sampled=responses.logprobs[:, :length],
             logprobs=logprobs * answer_mask,
             reference=reference * answer_mask,
             values=values * answer_mask,

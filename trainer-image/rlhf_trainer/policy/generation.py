@@ -35,6 +35,8 @@ class Responses:
     """[batch, response] float32, 1 up to and including the token that ended the response."""
     finished: Tensor
     """[batch] bool: ended by itself rather than by the length limit."""
+    logprobs: Tensor
+    """[batch, response] float32: log-probabilities of the tokens as they were drawn, 0 outside the mask."""
 
 
 class KeyedGumbel(LogitsProcessor):
@@ -45,11 +47,17 @@ class KeyedGumbel(LogitsProcessor):
         self._keys = keys
         self._prompt_length = prompt_length
         self._temperature = temperature
+        self.logprobs: list[Tensor] = []
+        """By position, [batch] float32: of what was drawn. A row that has ended gets padding instead of its draw."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """input_ids: [batch, tokens so far]; scores: [batch, vocabulary]. Returns [batch, vocabulary] float32."""
         position = input_ids.shape[1] - self._prompt_length
-        return scores.float() / self._temperature + gumbel_noise(self._keys, position, scores.shape[1])
+        scaled = scores.float() / self._temperature
+        noised = scaled + gumbel_noise(self._keys, position, scores.shape[1])
+        drawn = noised.argmax(dim=-1, keepdim=True)
+        self.logprobs.append(scaled.gather(1, drawn).squeeze(1) - torch.logsumexp(scaled, dim=-1))
+        return noised
 
 
 class StopTexts(StoppingCriteria):
@@ -108,13 +116,14 @@ def sample(
         chosen = slice(start, start + rows_at_once)
         parts.append(_sample_part(model, prompts[chosen], keys[chosen], settings, tokenizer))
         beat()
-    tokens = torch.cat(parts)
-    return _finish(tokens, settings, tokenizer)
+    tokens, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
+    return _finish(tokens, logprobs, settings, tokenizer)
 
 
 def _sample_part(
     model: Any, prompts: Sequence[Sequence[int]], keys: Tensor, settings: SamplingSettings, tokenizer: Any
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Tokens and their log-probabilities, both [rows, max_tokens]."""
     length = max(len(prompt) for prompt in prompts)
     tokens, mask = pad_prompts(prompts, length, settings.pad_token, model.device)
     # Every field is ours: the model's own generation config was replaced when it was loaded.
@@ -136,11 +145,12 @@ def _sample_part(
         stopping_criteria=stops,
     )
     response = found[:, length:]
-    missing = settings.max_tokens - response.shape[1]
-    return torch.nn.functional.pad(response, (0, missing), value=settings.pad_token)
+    missing = (0, settings.max_tokens - response.shape[1])
+    tokens = torch.nn.functional.pad(response, missing, value=settings.pad_token)
+    return tokens, torch.nn.functional.pad(torch.stack(noise.logprobs, dim=1), missing)
 
 
-def _finish(tokens: Tensor, settings: SamplingSettings, tokenizer: Any) -> Responses:
+def _finish(tokens: Tensor, logprobs: Tensor, settings: SamplingSettings, tokenizer: Any) -> Responses:
     """Find where each response ended. The padding token may be an end token, so the first end token counts."""
     ends = torch.isin(tokens, torch.tensor(settings.end_tokens, device=tokens.device))
     places = torch.arange(tokens.shape[1], device=tokens.device)
@@ -151,7 +161,7 @@ def _finish(tokens: Tensor, settings: SamplingSettings, tokenizer: Any) -> Respo
         )
         first_end = torch.minimum(first_end, stops)
     mask = (places.unsqueeze(0) <= first_end.unsqueeze(1)).float()
-    return Responses(tokens=tokens, mask=mask, finished=first_end < tokens.shape[1])
+    return Responses(tokens=tokens, mask=mask, finished=first_end < tokens.shape[1], logprobs=logprobs * mask)
 
 
 def _stop_place(row: list[int], stop: Sequence[str], tokenizer: Any) -> int:
