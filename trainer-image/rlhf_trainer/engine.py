@@ -200,11 +200,7 @@ class ZeroEngine(Engine):
             yield self.module
             return
         replica = self._whole_replica()
-        with torch.no_grad():
-            targets = dict(replica.named_parameters(remove_duplicate=False))
-            for name, parameter in self.module.named_parameters(remove_duplicate=False):
-                with _gathered(parameter):
-                    targets[name].copy_(parameter)
+        copy_whole(self.module, replica)
         yield replica
 
     def whole(self) -> AbstractContextManager[nn.Module]:
@@ -231,6 +227,15 @@ def describe_zero(engine: Any) -> str:
         f"{type(engine).__name__}(stage={engine.zero_optimization_stage()}, "
         f"partitions={_partitions(engine)}, world={int(engine.dp_world_size)})"
     )
+
+
+@torch.no_grad()
+def copy_whole(partitioned: nn.Module, replica: nn.Module) -> None:
+    """Copy a partitioned module's whole parameters into an unpartitioned one of the same shape, one at a time."""
+    targets = dict(replica.named_parameters(remove_duplicate=False))
+    for name, parameter in partitioned.named_parameters(remove_duplicate=False):
+        with _gathered(parameter):
+            targets[name].copy_(parameter)
 
 
 def gathered_weights(module: nn.Module) -> dict[str, Tensor]:

@@ -44,7 +44,11 @@ class GuardState(Model):
 class Guards:
     """The guards of a run and how often in a row each limit was passed."""
 
-    def __init__(self, guards: list[PlanGuard], settings_file: Path | None) -> None:
+    def __init__(
+        self, guards: list[PlanGuard], settings_file: Path | None, sparse: frozenset[str] = frozenset()
+    ) -> None:
+        """sparse: figures that are measured behind some steps only; that they are not there is no news."""
+        self._sparse = sparse
         self._guards = guards
         self._settings_file = settings_file
         self._settings = LiveSettings()
@@ -88,7 +92,7 @@ class Guards:
             try:
                 text = passed(guard, Seen(step, figures, known))
             except Unmeasured as missing:
-                if action is not GuardAction.OFF:
+                if action is not GuardAction.OFF and str(missing) not in self._sparse:
                     self._blind.append(f"guard {guard.name} judges nothing: step {step} has no figure {missing}")
                 continue
             if text is None:

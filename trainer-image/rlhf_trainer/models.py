@@ -45,7 +45,7 @@ class ModelFactory:
 
     def policy(self, path: Path, temperature: float) -> PolicyModel:
         """Load a policy that is not trained."""
-        return PolicyModel(self._load(path), temperature, self._reentrant)
+        return PolicyModel(self.load(path), temperature, self._reentrant)
 
     def trained_policy(self, path: Path, temperature: float, optimizer: Optimizer, accumulation: int) -> Engine:
         """Load a policy into an engine."""
@@ -58,7 +58,7 @@ class ModelFactory:
 
     def critic(self, path: Path, optimizer: Optimizer, accumulation: int) -> Engine:
         """Make a critic from a policy's backbone and a zero head."""
-        model = self._load(path)
+        model = self.load(path)
         module = ValueModel(model.base_model, int(model.config.get_text_config().hidden_size))
         return self._engine("critic", module, self._checkpointed(model, module), optimizer, accumulation)
 
@@ -83,7 +83,8 @@ class ModelFactory:
                 model.enable_input_require_grads()
         return self.plan.compute.gradient_checkpointing
 
-    def _load(self, path: Path) -> Any:
+    def load(self, path: Path) -> Any:
+        """Load a bare causal language model, dropout off."""
         # Master weights stay in float32; bf16 is autocast's or DeepSpeed's business.
         model = load_causal_lm(path, torch.float32, self.plan.compute.attention)
         model.config.use_cache = False

@@ -99,8 +99,9 @@ class Reporter:
         self._update(
             step=step,
             reward=figures.get("reward"),
-            kl=figures.get("kl"),
-            entropy=figures.get("entropy"),
+            # Not measured behind every step by DPO and KTO: the last figure stands.
+            kl=figures.get("kl", self._progress.kl),
+            entropy=figures.get("entropy", self._progress.entropy),
             loss=figures.get("loss"),
             accuracy=figures.get("accuracy"),
             tokens_per_second=figures.get("tokensPerSecond"),

@@ -9,15 +9,19 @@ from rlhf_operator.api.pods import Offload, Precision
 from rlhf_operator.api.rewardplan import RewardPlan
 
 from .errors import ConfigError
+from .supported_offline import FORMATS as OFFLINE
+from .supported_offline import offline_problems
 
 BASELINES = frozenset({"Base", "WarmStart"})
 
 
 def check_supported(plan: TrainingPlan, micro_batch_size: int) -> None:
     """Raise ConfigError with every reason why this plan can't be run as written."""
-    problems = [*_unsupported(plan), *_sizes(plan, micro_batch_size)]
+    unsupported = _unsupported(plan)
+    own = offline_problems(plan, micro_batch_size) if plan.algorithm in OFFLINE else _ppo_sizes(plan, micro_batch_size)
+    problems = [*unsupported, *own, *_names(plan)]
     if problems:
-        raise ConfigError("; ".join(problems), reason="NotSupportedYet" if _unsupported(plan) else "Config")
+        raise ConfigError("; ".join(problems), reason="NotSupportedYet" if unsupported else "Config")
 
 
 def check_reward_model(plan: RewardPlan, micro_batch_size: int) -> None:
@@ -53,14 +57,13 @@ def _splits(plan: RewardPlan) -> list[str]:
 
 def _unsupported(plan: TrainingPlan) -> list[str]:
     found = []
-    if plan.algorithm is not Algorithm.PPO or plan.ppo is None:
-        found.append(f"algorithm {plan.algorithm.value} is not supported by this trainer yet: use ppo")
-    elif plan.ppo.critic.init_from is not CriticInit.POLICY:
-        found.append("ppo.critic.initFrom RewardModel is not supported yet: use Policy")
-    if plan.training.epochs is not None:
-        found.append("training.epochs is not for PPO: give training.steps")
-    if plan.dataset.format is Format.DEMONSTRATIONS:
-        found.append("dataset.format Demonstrations is for warmStart: PPO needs prompts")
+    block = plan.algorithm.value.lower()
+    if plan.algorithm not in (Algorithm.PPO, *OFFLINE):
+        found.append(f"algorithm {plan.algorithm.value} is not supported by this trainer yet: use ppo, sft, dpo or kto")
+    elif getattr(plan, block) is None:
+        found.append(f"algorithm {plan.algorithm.value} needs the block {block}")
+    elif plan.algorithm is Algorithm.PPO:
+        found += _unsupported_ppo(plan)
     found += [
         f"guards[{guard.name}].{to_camel(guard.kind)}: {why}"
         for guard in plan.guards
@@ -81,7 +84,20 @@ def _unsupported(plan: TrainingPlan) -> list[str]:
     return found
 
 
-def _sizes(plan: TrainingPlan, micro_batch_size: int) -> list[str]:
+def _unsupported_ppo(plan: TrainingPlan) -> list[str]:
+    found = []
+    if plan.ppo is not None and plan.ppo.critic.init_from is not CriticInit.POLICY:
+        found.append("ppo.critic.initFrom RewardModel is not supported yet: use Policy")
+    if plan.training.epochs is not None:
+        found.append("training.epochs is not for PPO: give training.steps")
+    if plan.dataset.format is Format.DEMONSTRATIONS:
+        found.append("dataset.format Demonstrations is for warmStart: PPO needs prompts")
+    if plan.lora is not None:
+        found.append("lora is not supported for PPO yet: remove it")
+    return found
+
+
+def _ppo_sizes(plan: TrainingPlan, micro_batch_size: int) -> list[str]:
     world = plan.compute.world_size
     unit = world * micro_batch_size
     found = []
@@ -94,9 +110,14 @@ def _sizes(plan: TrainingPlan, micro_batch_size: int) -> list[str]:
             )
     if not plan.rewards:
         found.append("rewards: PPO needs at least one")
+    return found
+
+
+def _names(plan: TrainingPlan) -> list[str]:
+    world = plan.compute.world_size
     names = {scorer.name for scorer in plan.scorers}
     wanted = [reward.scorer for reward in plan.rewards] + plan.monitors
-    found += [f"scorer {name} is used but not defined under scorers" for name in wanted if name not in names]
+    found = [f"scorer {name} is used but not defined under scorers" for name in wanted if name not in names]
     if plan.warm_start is not None and plan.warm_start.batch_size % world:
         found.append(f"warmStart.training.batchSize {plan.warm_start.batch_size} must be a multiple of {world} ranks")
     return found

@@ -133,13 +133,16 @@ DEFAULT_GUARDS: tuple[Guard, ...] = (Guard(name="finite", non_finite=NonFiniteGu
 """Guards of every run, unless an entry of the same name replaces them."""
 
 _GENERATE = frozenset({Algorithm.PPO, Algorithm.GRPO, Algorithm.RLOO})
+_LEARNS_FROM_JUDGEMENTS = frozenset({Algorithm.DPO, Algorithm.KTO})
+_ON_PROMPTS = frozenset({"kl", "entropy", "slow_convergence"})
+"""Guards on figures that DPO and KTO measure behind some steps, by answering evaluation prompts."""
 
 
 def unmeasured(
     kind: str, hacking: RewardHackingGuard | None, algorithm: Algorithm, rewards: Sequence[Reward]
 ) -> str | None:
     """Return why a run has no figure for a guard of this kind, and what to do; None when it has."""
-    if kind == "non_finite":
+    if kind == "non_finite" or (kind in _ON_PROMPTS and algorithm in _LEARNS_FROM_JUDGEMENTS):
         return None
     if algorithm not in _GENERATE:
         return f"{algorithm.value} generates no responses to measure it by: remove it"

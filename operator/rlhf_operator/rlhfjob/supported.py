@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_operator.api.algorithms import CriticInit
+from rlhf_operator.api.algorithms import Algorithm, CriticInit, DPOLoss
 from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import DataRef, Format
 from rlhf_operator.api.evaluation import Baseline
-from rlhf_operator.api.generation import RolloutEngine
+from rlhf_operator.api.generation import RolloutEngine, RolloutSettings, Truncation
 from rlhf_operator.api.guards import unmeasured
 from rlhf_operator.api.pods import Offload
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.reasons import Reason
 from rlhf_operator.runs.checks import Check, failed, passed
 
-ALGORITHMS = frozenset({"ppo"})
+ALGORITHMS = frozenset({"ppo", "sft", "dpo", "kto"})
 GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})
+OFFLINE = (Algorithm.SFT, Algorithm.DPO, Algorithm.KTO)
+"""Algorithms that learn from given responses."""
 SOURCES = frozenset({"pvc", "config_map"})
 
 
@@ -54,6 +56,8 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
         yield "ppo with dataset.format Demonstrations"
     if spec.compute.offload is not Offload.NONE and spec.compute.gpus_per_worker == 0:
         yield "compute.offload without GPUs"
+    if spec.algorithm in OFFLINE:
+        yield from _offline_fields(spec)
     yield from _warm_start_fields(spec)
     if spec.output.s3 is not None:
         yield "output.s3"
@@ -67,6 +71,20 @@ def blind_guards(spec: RLHFJobSpec) -> Iterator[str]:
         why = unmeasured(kind, guard.reward_hacking, spec.algorithm, spec.rewards)
         if why is not None:
             yield f"guards[{guard.name}].{to_camel(kind)}: {why}"
+
+
+def _offline_fields(spec: RLHFJobSpec) -> Iterator[str]:
+    """What SFT, DPO and KTO have no use for. A value that is the default can't be told from none."""
+    if spec.monitors and spec.evaluation is None:
+        yield f"monitors without evaluation in {spec.algorithm.value}"
+    if spec.generation.truncation != Truncation():
+        yield f"generation.truncation in {spec.algorithm.value}"
+    if spec.rollout != RolloutSettings():
+        yield f"rollout in {spec.algorithm.value}"
+    if spec.dpo is not None and spec.dpo.label_smoothing > 0 and spec.dpo.loss is not DPOLoss.SIGMOID:
+        yield f"dpo.labelSmoothing with loss {spec.dpo.loss.value}"
+    if spec.kto is not None and spec.training.batch_size < 2:
+        yield "training.batchSize 1 in KTO"
 
 
 def _warm_start_fields(spec: RLHFJobSpec) -> Iterator[str]:

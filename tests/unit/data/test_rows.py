@@ -98,7 +98,7 @@ def test_a_column_of_the_source_is_not_hidden_by_a_meaning() -> None:
     assert (row.chosen, row.fields["chosen"]) == ("g", "another thing")
 
 
-@pytest.mark.parametrize("format_", ["Ranking", "Scalar", "Binary"])
+@pytest.mark.parametrize("format_", ["Ranking", "Scalar"])
 def test_formats_of_later_versions_are_refused_by_name(format_: str) -> None:
     with pytest.raises(ConfigError, match=f"format {format_} is not supported yet") as caught:
         check_format("train", Format(format_), Columns())

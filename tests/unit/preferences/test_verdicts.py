@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_trainer.data.cells import Unusable
-from rlhf_trainer.preferences.verdicts import preference, ranks_of, truth_of
+from rlhf_trainer.data.cells import Unusable, truth_of
+from rlhf_trainer.preferences.verdicts import preference, ranks_of
 
 
 @pytest.mark.parametrize(

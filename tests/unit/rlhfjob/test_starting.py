@@ -22,12 +22,18 @@ from .factory import FOUND, NOW, SPEC, attempt, condition, frozen, is_status, ob
 PAIRS = {"configMap": {"name": "prompts", "key": "pairs.jsonl"}, "format": "Pairs"}
 EVALUATION = {"dataset": {**SPEC["dataset"]}, "scorers": ["gold"], "minWinRate": 0.55}
 
+OFFLINE = {"ppo": None, "rewards": [], "monitors": []}
+DPO = {**OFFLINE, "dpo": {}, "dataset": PAIRS}
+KTO = {**OFFLINE, "kto": {}, "dataset": PAIRS}
+SFT = {**OFFLINE, "sft": {}, "dataset": {**SPEC["dataset"], "format": "Demonstrations"}}
 NOT_YET: list[tuple[dict[str, Any], str]] = [
     ({"ppo": None, "grpo": {}}, "grpo"),
     ({"ppo": None, "rloo": {}}, "rloo"),
-    ({"ppo": None, "dpo": {}, "dataset": PAIRS, "rewards": []}, "dpo"),
-    ({"ppo": None, "kto": {}, "dataset": PAIRS, "rewards": []}, "kto"),
-    ({"ppo": None, "sft": {}, "rewards": []}, "sft"),
+    ({**DPO, "generation": {"truncation": {"mode": "Mask"}}}, "generation.truncation in DPO"),
+    ({**DPO, "rollout": {"gpuMemoryFraction": 0.5}}, "rollout in DPO"),
+    ({**DPO, "monitors": ["short"]}, "monitors without evaluation in DPO"),
+    ({**DPO, "dpo": {"loss": "IPO", "labelSmoothing": 0.1}}, "dpo.labelSmoothing with loss IPO"),
+    ({**KTO, "training": {"epochs": 1, "batchSize": 1}}, "training.batchSize 1 in KTO"),
     ({"rollout": {"engine": "VLLM"}}, "rollout.engine"),
     ({"lora": {"rank": 8}}, "lora"),
     ({"baseModel": {"hf": {"repo": "org/name"}}}, "baseModel.hf"),

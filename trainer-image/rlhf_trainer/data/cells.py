@@ -61,6 +61,13 @@ def verdict_of(name: str, value: Any) -> int:
     return int(value)
 
 
+def truth_of(name: str, value: Any) -> float:
+    """1 for true, 0 for false: a Binary row's verdict. Raises Unusable."""
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        raise Unusable(DropReason.BAD_LABEL, f"{name} is {shown(value)}; it must be true or false")
+    return float(value)
+
+
 def check_encodable(text: str) -> None:
     """Raise Unusable for a text that no encoding can carry."""
     try:

@@ -10,6 +10,9 @@ from .store import Prepared
 NEAR_DUPLICATE_ROWS = 20_000
 """Rows that are looked at for near duplicates: the index holds some kilobytes for each."""
 
+JUDGED = (Format.PAIRS, Format.BINARY)
+"""Formats whose rows say which response is good; the opposite is the same row with its responses turned round."""
+
 Problem = tuple[DropReason, int, str]
 
 
@@ -46,7 +49,7 @@ class RowIndex:
         """Remember one row; every row is noted before the first is asked about."""
         own = self._own(row)
         self._first.setdefault(own, row.number)
-        if self._format is Format.PAIRS:
+        if self._format in JUDGED:
             turned = key(row.prompt, row.rejected, row.chosen)
             if turned in self._first:
                 self._contradicted.setdefault(own, self._first[turned])
@@ -59,7 +62,7 @@ class RowIndex:
     def problem(self, row: Row) -> Problem | None:
         """Why a row does not stand beside the others."""
         own = self._own(row)
-        contradicted = self._contradicted.get(own if self._format is Format.PAIRS else key(row.prompt))
+        contradicted = self._contradicted.get(own if self._format in JUDGED else key(row.prompt))
         if contradicted is not None:
             return DropReason.CONTRADICTION, row.number, f"row {contradicted} says otherwise for the same prompt"
         first = self._first[own]
@@ -68,7 +71,7 @@ class RowIndex:
         return None
 
     def _own(self, row: Row) -> bytes:
-        if self._format is Format.PAIRS:
+        if self._format in JUDGED:
             return key(row.prompt, row.chosen, row.rejected)
         if self._format is Format.DEMONSTRATIONS:
             return key(row.prompt, row.response)

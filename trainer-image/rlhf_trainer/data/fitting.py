@@ -14,7 +14,9 @@ Encode = Callable[[list[str]], list[list[int]]]
 class Fitting:
     """Makes rows fit the generation's lengths. `truncated` counts the prompts that lost their beginning."""
 
-    def __init__(self, generation: Generation, encode: Encode) -> None:
+    def __init__(self, generation: Generation, encode: Encode, *, judged: bool = False) -> None:
+        """judged: the policy learns from chosen and rejected responses, so they must fit too."""
+        self._judged = judged
         self._longest_prompt = generation.max_prompt_length
         self._longest_response = generation.max_response_length
         self._drop = generation.overlong_prompt is OverlongPrompt.DROP
@@ -27,8 +29,7 @@ class Fitting:
             return []
         start = self._encode([""])[0]
         prompts = self._encode([row.prompt for row in rows])
-        texts = [row.response or "" for row in rows]
-        lengths = [len(ids) for ids in self._encode(texts)] if any(texts) else [0] * len(rows)
+        lengths = self._lengths(rows)
         fitting = []
         for row, ids, length in zip(rows, prompts, lengths, strict=True):
             prompt_ids = self._prompt(row, ids, start, counter)
@@ -41,6 +42,18 @@ class Fitting:
                 continue
             fitting.append((row, prompt_ids))
         return fitting
+
+    def _lengths(self, rows: list[Row]) -> list[int]:
+        """Tokens of the longest response that is learned from, by row."""
+        found = [0] * len(rows)
+        columns = [[row.response for row in rows]]
+        if self._judged:
+            columns += [[row.chosen for row in rows], [row.rejected for row in rows]]
+        for texts in columns:
+            if any(texts):
+                encoded = self._encode([text or "" for text in texts])
+                found = [max(length, len(ids)) for length, ids in zip(found, encoded, strict=True)]
+        return found
 
     def _prompt(self, row: Row, ids: list[int], start: list[int], counter: Counter) -> list[int] | None:
         """The prompt's tokens, its beginning cut if need be and allowed; None when it is left out."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_operator.api.algorithms import Algorithm
 from rlhf_operator.api.plan import PlanDataset, TrainingPlan
 from rlhf_operator.api.result import DatasetRecord
 from rlhf_scoring.judge import digest_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 DATA = "data"
 EVALUATION, WARM_START, TRAIN = "evaluation", "warmStart", "train"
+LEARNS_FROM_JUDGEMENTS = (Algorithm.DPO, Algorithm.KTO)
 _COLUMNS_SHOWN = 40
 
 Check = Callable[[], None]
@@ -115,7 +117,7 @@ def _prepare_one(
     counter = Counter()
     staged = work / "staged.arrow"
     checks = Checks(dataset.format, held_out)
-    fitting = Fitting(plan.generation, encode)
+    fitting = Fitting(plan.generation, encode, judged=name == TRAIN and plan.algorithm in LEARNS_FROM_JUDGEMENTS)
     total, columns = _stage(source, dataset, staged, counter, checks.index)
     used = _select(staged, work / ROWS_FILE, checks, fitting, counter)
     staged.unlink()

@@ -9,12 +9,12 @@ from rlhf_operator.api.shared import Columns, Format
 from rlhf_scoring.judge import ROW_NUMBER
 from rlhf_trainer.errors import ConfigError
 
-from .cells import Unusable, check_encodable, prompt_of, shown, string_of, text_of, verdict_of
+from .cells import Unusable, check_encodable, prompt_of, shown, string_of, text_of, truth_of, verdict_of
 from .reasons import DropReason
 
 __all__ = ["Row", "Unusable", "check_format", "meaning"]
 
-SUPPORTED = (Format.PROMPTS, Format.DEMONSTRATIONS, Format.PAIRS)
+SUPPORTED = (Format.PROMPTS, Format.DEMONSTRATIONS, Format.PAIRS, Format.BINARY)
 _TIE = 0
 
 
@@ -27,7 +27,9 @@ class Row:
     response: str | None
     """Demonstrations: what to learn."""
     chosen: str | None
+    """Pairs: the better response. Binary: a response that was judged good."""
     rejected: str | None
+    """Pairs: the other response. Binary: a response that was judged bad."""
     answer: str | None
     fields: dict[str, Any]
     """What graders see: the source's columns, the row's number, and prompt, response, chosen, rejected, answer."""
@@ -64,6 +66,8 @@ def _judged(wanted: Format, columns: Columns, source: Mapping[str, Any]) -> tupl
         first, second = (text_of(source, name) for name in columns.responses)
         verdict = _verdict(columns, source)
         return (first, second) if verdict == 1 else (second, first)
+    if wanted is Format.BINARY:
+        return _verdict_on_one(columns, source)
     if wanted is Format.PAIRS:
         chosen, rejected = text_of(source, columns.chosen or "chosen"), text_of(source, columns.rejected or "rejected")
         if chosen == rejected:
@@ -72,6 +76,17 @@ def _judged(wanted: Format, columns: Columns, source: Mapping[str, Any]) -> tupl
     if columns.chosen is not None:
         return text_of(source, columns.chosen), None
     return None, None
+
+
+def _verdict_on_one(columns: Columns, source: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """A good response in the first place, a bad one in the second."""
+    text = text_of(source, columns.response or "response")
+    name = columns.label or "label"
+    if name not in source:
+        raise Unusable(DropReason.MISSING_COLUMN, f"no column {name}")
+    if source[name] is None:
+        raise Unusable(DropReason.NO_JUDGEMENT, f"{name} is null: nobody judged the response")
+    return (text, None) if truth_of(name, source[name]) else (None, text)
 
 
 def _response(wanted: Format, columns: Columns, source: Mapping[str, Any], chosen: str | None) -> str | None:

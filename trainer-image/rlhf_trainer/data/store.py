@@ -81,6 +81,12 @@ class Prepared(Sequence[PreparedRow]):
         values.pop("answer")
         return PreparedRow(fields=fields, **values)
 
+    def judged(self) -> Iterator[tuple[bool, bool]]:
+        """For every row, whether it has a chosen and whether it has a rejected response."""
+        for batch in self._table.select(["chosen", "rejected"]).to_batches():
+            columns = [column.is_valid().to_pylist() for column in batch.columns]
+            yield from zip(*columns, strict=True)
+
     def prompts(self) -> Iterator[tuple[int, str]]:
         """Every row's number in the source, and its prompt."""
         for batch in self._table.select(["number", "prompt"]).to_batches():

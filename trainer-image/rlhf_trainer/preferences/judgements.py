@@ -7,12 +7,12 @@ from typing import Any
 from rlhf_operator.api.plan import PlanDataset
 from rlhf_operator.api.shared import Columns, Format
 from rlhf_scoring.judge import ROW_NUMBER
-from rlhf_trainer.data.cells import Unusable, check_encodable, prompt_of, shown, text_of
+from rlhf_trainer.data.cells import Unusable, check_encodable, prompt_of, shown, text_of, truth_of
 from rlhf_trainer.data.reasons import DropReason
 from rlhf_trainer.data.similarity import key
 from rlhf_trainer.errors import ConfigError
 
-from .verdicts import Ranks, number_of, ranks_of, truth_of
+from .verdicts import Ranks, number_of, ranks_of
 
 FORMATS = (Format.PAIRS, Format.RANKING, Format.SCALAR, Format.BINARY)
 COMPARED = (Format.PAIRS, Format.RANKING)

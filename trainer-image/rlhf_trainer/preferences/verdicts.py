@@ -42,13 +42,6 @@ def number_of(name: str, value: Any) -> float:
     return float(value)
 
 
-def truth_of(name: str, value: Any) -> float:
-    """1 for true, 0 for false: a Binary row's verdict. Raises Unusable."""
-    if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise Unusable(DropReason.BAD_LABEL, f"{name} is {shown(value)}; it must be true or false")
-    return float(value)
-
-
 def preference(ranks: Ranks | None, first: int, second: int) -> float | None:
     """1, ½ or 0: whether the first response is better; None when either was not judged."""
     if ranks is None:

@@ -123,10 +123,6 @@ class PreferenceTrainer(Bridge, RewardTrainer):
         config.id2label = labels
         config.label2id = {name: place for place, name in labels.items()}
 
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        """Rows are encoded by the collator, none is filtered."""
-        return dataset
-
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:

@@ -20,5 +20,17 @@ def training_of(algorithm: Algorithm) -> Train:
             from .ppo import train_ppo
 
             return train_ppo
+        case Algorithm.SFT:
+            from .sft import train_sft
+
+            return train_sft
+        case Algorithm.DPO:
+            from .dpo import train_dpo
+
+            return train_dpo
+        case Algorithm.KTO:
+            from .kto import train_kto
+
+            return train_kto
         case _:
             raise ValueError(f"no training for {algorithm}")

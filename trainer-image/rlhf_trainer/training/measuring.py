@@ -23,6 +23,11 @@ class Measuring:
         self._attempt = attempt
         self._rows = rows
 
+    @property
+    def prompts(self) -> Prepared | None:
+        """The evaluation set."""
+        return self._rows
+
     def baseline(self, subject: str, path: Path) -> None:
         """Measure a baseline once, before anything is trained on top of it."""
         evaluation = self._attempt.plan.evaluation

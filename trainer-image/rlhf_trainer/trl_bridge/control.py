@@ -40,24 +40,23 @@ class StepControl(TrainerCallback):
         """End a step: the trainer logs once for each, behind its last update. A summary of the whole has no loss."""
         if logs is None or "loss" not in logs:
             return
-        step, local = self._numbers(state.global_step)
-        figures = self.step_figures(logs)
-        then = self.boundary.end(step, figures, time.monotonic() - self._started, last=local == self._steps)
+        step = self.step(state.global_step)
+        seconds = time.monotonic() - self._started
+        then = self.boundary.end(step, self.step_figures(logs), seconds, last=step == self._offset + self._steps)
         control.should_save = then.save
         if then.leave:
             self._leave_at = step
             control.should_training_stop = True
 
     def save(self, updates_done: int, write: Callable[[Path], None]) -> None:
-        """Write the checkpoint of the step that ends with this update, under its number in the whole run."""
-        self.boundary.save(self._numbers(updates_done)[0], write)
+        """Write the checkpoint of the step that ends with this update."""
+        self.boundary.save(self.step(updates_done), write)
 
     def leave_if_stopped(self) -> None:
         """Raise Interrupted when the training ended because it was asked to."""
         if self._leave_at is not None:
             raise self.boundary.interrupted(self._leave_at)
 
-    def _numbers(self, updates_done: int) -> tuple[int, int]:
-        """The step's number in the run and in this training."""
-        local = updates_done // self.updates
-        return self._offset + local, local
+    def step(self, updates_done: int) -> int:
+        """The number in the whole run of the step that ends with this update."""
+        return self._offset + updates_done // self.updates

@@ -81,6 +81,10 @@ class Bridge(_Trainer):
         """The model's whole weights on the CPU, on every rank."""
         return gathered_weights(cast("torch.nn.Module", self.model))
 
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        """Rows are encoded by the collator, none is filtered."""
+        return dataset
+
     def _send_telemetry(self) -> None:
         """Tell nobody."""
 
