@@ -18,16 +18,16 @@ from testbed.progress import Progress
 
 
 @pytest.fixture(scope="session")
-def plane() -> Iterator[Bed]:
+def bed() -> Iterator[Bed]:
     """A control plane beside the shared bed, with every API that the operator asks for and one node, `node-a`.
 
     Operators on it are their module's at most: one that goes on would serve the namespaces of tests that kill their
     own, or have none.
     """
-    with private_plane() as bed:
-        with closing(Api(bed.kubeconfig)) as api:
+    with private_plane() as plane:
+        with closing(Api(plane.kubeconfig)) as api:
             api.install_our_crds()
             for crd in (*api_crds(Paths.default(), Progress()), kueue.CRD):
                 api.install_crd(crd)
             make_node(api, "node-a")
-        yield bed
+        yield plane

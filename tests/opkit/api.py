@@ -175,6 +175,12 @@ class Api:
             self.delete(NAMESPACES, None, name)
 
 
+def condition(status: Object, name: str) -> Object:
+    """A condition of a status; empty when it is not there."""
+    found: Object = next((each for each in status.get("conditions", ()) if each["type"] == name), {})
+    return found
+
+
 def kubeconfig_for(
     base: Path, target: Path, *, server: str | None = None, token: str | None = None, token_file: Path | None = None
 ) -> Path:

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from opkit.api import Api, ApiError, Object
 from opkit.process import wait_for
-from rlhf_operator.common.resources import NODES, PODS
+from rlhf_operator.common.resources import NODES, PODS, Resource
 
 INTERRUPTED = 75
 KILLED = 137
@@ -24,26 +24,18 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Kubelet:
-    """Runs every pod of one namespace on one node, until a test says how it ends.
+class Player:
+    """Plays a part of the cluster in one namespace: looks at every object of a kind, again and again."""
 
-    Deleted pods exit 75, by force 137, and go.
-    """
+    resource: Resource
 
-    def __init__(self, api: Api, namespace: str, node: str, pod_ip: str = "127.0.0.1") -> None:
+    def __init__(self, api: Api, namespace: str) -> None:
         self._kubeconfig = api.kubeconfig
         self._namespace = namespace
-        self._node = node
-        self._ip = pod_ip
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="kubelet", daemon=True)
-        self.hold = False
-        """New pods stay unscheduled, with these words."""
-        self.hold_words = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-        self.frozen = False
-        """Nothing is reaped: the node does not answer."""
+        self._thread = threading.Thread(target=self._loop, name=type(self).__name__, daemon=True)
 
-    def __enter__(self) -> Kubelet:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -56,8 +48,30 @@ class Kubelet:
             while not self._stop.wait(0.05):
                 # Somebody else was faster, or a busy server does not answer: the next round sees it as it is now.
                 with suppress(ApiError, OSError, http.client.HTTPException):
-                    for pod in api.list(PODS, self._namespace):
-                        self._tend(api, pod)
+                    for obj in api.list(self.resource, self._namespace):
+                        self._tend(api, obj)
+
+    def _tend(self, api: Api, obj: Object) -> None:
+        raise NotImplementedError
+
+
+class Kubelet(Player):
+    """Runs every pod of one namespace on one node, until a test says how it ends.
+
+    Deleted pods exit 75, by force 137, and go.
+    """
+
+    resource = PODS
+
+    def __init__(self, api: Api, namespace: str, node: str, pod_ip: str = "127.0.0.1") -> None:
+        super().__init__(api, namespace)
+        self._node = node
+        self._ip = pod_ip
+        self.hold = False
+        """New pods stay unscheduled, with these words."""
+        self.hold_words = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+        self.frozen = False
+        """Nothing is reaped: the node does not answer."""
 
     def _tend(self, api: Api, pod: Object) -> None:
         name, status = pod["metadata"]["name"], pod.get("status") or {}

@@ -9,7 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -90,6 +91,14 @@ class OperatorProcess:
     def log(self) -> str:
         """Everything logged so far."""
         return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    @contextmanager
+    def sound(self) -> Iterator[None]:
+        """What it logs meanwhile has no traceback."""
+        before = len(self.log())
+        yield
+        log = self.log()[before:]
+        assert "Traceback" not in log, log
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of a path of the health server; (0, words) when nobody answers."""

@@ -89,11 +89,11 @@ class People:
 
 
 @pytest.fixture(scope="module")
-def people(plane: Bed) -> Iterator[People]:
+def people(bed: Bed) -> Iterator[People]:
     """The policy in one namespace; ann edits, lead edits and approves, sam may do both badly."""
-    api = Api(plane.kubeconfig)
+    api = Api(bed.kubeconfig)
     for namespace in (SERVED, OTHER):
-        plane.kubectl.run("create", "namespace", namespace)
+        bed.kubectl.run("create", "namespace", namespace)
     # The roles for people are those of an installation that serves the whole cluster.
     roles = [each for each in rendered() if each["kind"] == "ClusterRole" and "commands" not in str(each)]
     policy = [each for each in rendered(f"namespaces={{{SERVED}}}") if "Admission" in each["kind"]]
@@ -118,8 +118,8 @@ def people(plane: Bed) -> Iterator[People]:
         "rules": [{"apiGroups": ["rlhf.dev"], "resources": ["policyrollouts"], "verbs": ["get", "patch", "update"]}],
     }
     bindings.append(binding(SERVED, "patches", "Role", "only-patches"))
-    plane.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all([*roles, patcher, *bindings, *policy]))
-    people = People(api, plane)
+    bed.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all([*roles, patcher, *bindings, *policy]))
+    people = People(api, bed)
     people.create("probe")
     seen: list[str] = []
 

@@ -139,24 +139,24 @@ def _rendered(*settings: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def world(plane: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     # The policy for one namespace: others have the control plane too.
     policies = [each for each in _rendered(f"namespaces={{{NAMESPACE}}}") if "Admission" in each["kind"]]
     roles = [each for each in _rendered() if each["metadata"]["name"].endswith(("-edit", "-approve"))]
-    api = Api(plane.kubeconfig)
-    plane.kubectl.run("create", "namespace", NAMESPACE)
-    plane.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all([*policies, *roles]))
+    api = Api(bed.kubeconfig)
+    bed.kubectl.run("create", "namespace", NAMESPACE)
+    bed.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all([*policies, *roles]))
     # For events a person needs a right of their own: Kubernetes' edit has it.
     reader = ["create", "role", "events", "--verb=list", "--resource=events.events.k8s.io"]
-    plane.kubectl.run("--namespace", NAMESPACE, *reader)
+    bed.kubectl.run("--namespace", NAMESPACE, *reader)
     for name, granted in {"dev": ["edit"], "lead": ["edit", "approve"]}.items():
-        plane.kubectl.run("--namespace", NAMESPACE, "create", "serviceaccount", name)
+        bed.kubectl.run("--namespace", NAMESPACE, "create", "serviceaccount", name)
         who = f"--serviceaccount={NAMESPACE}:{name}"
-        plane.kubectl.run("--namespace", NAMESPACE, "create", "rolebinding", f"{name}-events", "--role=events", who)
+        bed.kubectl.run("--namespace", NAMESPACE, "create", "rolebinding", f"{name}-events", "--role=events", who)
         for role in granted:
             binding = ["create", "rolebinding", f"{name}-{role}", f"--clusterrole=rlhf-operator-{role}", who]
-            plane.kubectl.run("--namespace", NAMESPACE, *binding)
-    made = World(api, plane, tmp_path_factory.mktemp("users"))
+            bed.kubectl.run("--namespace", NAMESPACE, *binding)
+    made = World(api, bed, tmp_path_factory.mktemp("users"))
     made.rollout("probe")
     tries = itertools.count()
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from opkit.api import Api, ApiError, Object
-from opkit.kubelet import Kubelet
+from opkit.api import Api, Object, condition
+from opkit.kubelet import Kubelet, Player
 from opkit.process import OperatorProcess, wait_for
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.resources import (
@@ -56,34 +54,21 @@ class ServingKubelet(Kubelet):
         super()._tend(api, pod)
 
 
-class Gateway:
+class Gateway(Player):
     """Plays a gateway's controller for the routes of one namespace: accepts every generation, or refuses it."""
 
+    resource = HTTPROUTES
+
     def __init__(self, api: Api, namespace: str) -> None:
-        self._kubeconfig, self._namespace = api.kubeconfig, namespace
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="gateway", daemon=True)
+        super().__init__(api, namespace)
         self.refuses = ""
         """Why no route is accepted; empty: they are."""
         self.silent = False
         """It says nothing at all."""
 
-    def __enter__(self) -> Gateway:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    def _loop(self) -> None:
-        with closing(Api(self._kubeconfig)) as api:
-            while not self._stop.wait(0.05):
-                with suppress(ApiError, OSError, http.client.HTTPException):
-                    for route in api.list(HTTPROUTES, self._namespace) if not self.silent else ():
-                        self._judge(api, route)
-
-    def _judge(self, api: Api, route: Object) -> None:
+    def _tend(self, api: Api, route: Object) -> None:
+        if self.silent:
+            return
         generation, at = route["metadata"]["generation"], "2026-01-31T12:00:00Z"
         accepted = "False" if self.refuses else "True"
         said = [
@@ -211,6 +196,20 @@ class World:
         """Wait until the former revision has no pods any more."""
         self.wait(f"the former pods of {name} to go", lambda: self.deployments(name) == {former: 0, stable: 2})
 
+    def crash(self, revision: str) -> None:
+        """The containers of a revision are killed for memory again and again."""
+        self.kubelet.unready = frozenset({revision})
+        killed = {"reason": "OOMKilled", "exitCode": 137}
+        container = {"name": "server", "image": "", "imageID": "", "restartCount": 3, "ready": False}
+        container |= {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": killed}}
+        body = {"status": {"containerStatuses": [container], "conditions": [{"type": "Ready", "status": "False"}]}}
+        for pod in self.pods_of(revision):
+            self.api.patch(PODS, self.namespace, pod["metadata"]["name"], body, "status")
+
+    def pods_of(self, revision: str) -> list[Object]:
+        """The pods of a revision."""
+        return self.api.list(PODS, self.namespace, f"{REVISION}={revision}")
+
     def leads_to(self, name: str) -> str | None:
         """The revision that the Service for clients inside the cluster selects."""
         found = self.api.get(SERVICES, self.namespace, name)
@@ -233,15 +232,16 @@ def variant(status: Object, name: str) -> Object:
     return found
 
 
-def condition(status: Object, name: str) -> Object:
-    """A condition of a status; empty when it is not there."""
-    found: Object = next((each for each in status.get("conditions", ()) if each["type"] == name), {})
-    return found
-
-
-@pytest.fixture(scope="session")
-def bed(plane: Bed) -> Bed:
-    return plane
+@contextmanager
+def opened(bed: Bed, prefix: str) -> Iterator[World]:
+    """A namespace of its own, without an operator."""
+    with (
+        closing(Api(bed.kubeconfig)) as api,
+        api.namespace(prefix) as namespace,
+        (kubelet := ServingKubelet(api, namespace, NODE)),
+        Gateway(api, namespace) as gateway,
+    ):
+        yield World(api, namespace, kubelet, gateway, bed)
 
 
 @pytest.fixture(scope="module")
@@ -254,13 +254,5 @@ def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ope
 @pytest.fixture
 def world(bed: Bed, operator: OperatorProcess) -> Iterator[World]:
     """A namespace that the operator serves. What it logged of errors fails the test."""
-    before = len(operator.log())
-    with (
-        closing(Api(bed.kubeconfig)) as api,
-        api.namespace("pr") as namespace,
-        (kubelet := ServingKubelet(api, namespace, NODE)),
-        Gateway(api, namespace) as gateway,
-    ):
-        yield World(api, namespace, kubelet, gateway, bed)
-    log = operator.log()[before:]
-    assert "Traceback" not in log, log
+    with operator.sound(), opened(bed, "pr") as world:
+        yield world

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opkit.api import Object
+from opkit.api import Object, condition
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.resources import (
     CONFIGMAPS,
@@ -18,7 +18,7 @@ from rlhf_operator.common.resources import (
     SERVICES,
 )
 
-from .conftest import World, artifact, condition, variant
+from .conftest import World, artifact, variant
 
 pytestmark = pytest.mark.timeout(300)
 

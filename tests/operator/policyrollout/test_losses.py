@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from opkit.api import Api, ApiError, Object
+from opkit.api import Api, ApiError, Object, condition
 from opkit.process import wait_for
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.resources import CRDS, HTTPROUTES, PODS
 
-from .conftest import REVISION, World, artifact, condition, variant
+from .conftest import World, artifact, variant
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,21 +35,9 @@ def at_ten(seen: Object) -> bool:
     return variant(seen, "Candidate").get("weight") == 10
 
 
-def pods_of(world: World, revision: str) -> list[Object]:
-    """The pods of a revision."""
-    return world.api.list(PODS, world.namespace, f"{REVISION}={revision}")
-
-
 def test_a_candidate_killed_for_memory_under_traffic_goes_back_and_the_kubelets_word_is_told(world: World) -> None:
     one, two = candidate(world, TEN, at_ten)
-    world.kubelet.unready = frozenset({two})
-    killed = {"reason": "OOMKilled", "exitCode": 137}
-    container = {"name": "server", "image": "", "imageID": "", "restartCount": 3, "ready": False}
-    container |= {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": killed}}
-    unready = {"type": "Ready", "status": "False"}
-    for pod in pods_of(world, two):
-        body = {"status": {"containerStatuses": [container], "conditions": [unready]}}
-        world.api.patch(PODS, world.namespace, pod["metadata"]["name"], body, "status")
+    world.crash(two)
     status = world.until_condition("assistant", "RolledBack", "True", "Crashing")
     assert world.weights("assistant") == {one: 100}
     assert "OOMKilled (exit code 137)" in status["history"][0]["message"], status["history"][0]
@@ -59,7 +47,7 @@ def test_a_candidate_killed_for_memory_under_traffic_goes_back_and_the_kubelets_
 def test_a_drained_node_takes_weight_from_the_candidate_until_its_pods_are_back_and_blames_nobody(world: World) -> None:
     one, two = candidate(world, TEN, at_ten)
     world.kubelet.unready = frozenset({two})
-    for pod in pods_of(world, two):
+    for pod in world.pods_of(two):
         world.api.delete(PODS, world.namespace, pod["metadata"]["name"])
     seen = world.until("assistant", lambda seen: variant(seen, "Candidate").get("weight") == 0)
     assert world.weights("assistant") == {one: 100}

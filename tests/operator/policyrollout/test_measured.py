@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from opkit.api import Api, Object
+from opkit.api import Object, condition
+from opkit.clock import COMMAND, OFF
 from opkit.process import OperatorProcess
 from opkit.prometheus import RunningPrometheus, exposed, prometheus
 from rlhf_operator.api import signals
@@ -19,7 +21,7 @@ from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.resources import HTTPROUTES
 from testbed.bed import Bed
 
-from .conftest import FAST, NODE, Gateway, ServingKubelet, World, artifact, condition, variant
+from .conftest import FAST, World, artifact, opened, variant
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -107,22 +109,23 @@ def server(requests: Requests, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def measured(
-    bed: Bed, requests: Requests, server: RunningPrometheus, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Measured]:
-    with (
-        closing(Api(bed.kubeconfig)) as api,
-        api.namespace("measured") as namespace,
-        (kubelet := ServingKubelet(api, namespace, NODE)),
-        Gateway(api, namespace) as gateway,
-    ):
-        settings = FAST | {"NAMESPACES": namespace, "PROMETHEUS_URL": server.url, "PROMETHEUS_SCRAPE_SECONDS": "1"}
-        with OperatorProcess(tmp_path_factory.mktemp("operator"), bed.kubeconfig, settings=settings) as operator:
+def off(request: pytest.FixtureRequest) -> int:
+    """By how many seconds the operator's clock is off."""
+    return int(getattr(request, "param", 0))
+
+
+@pytest.fixture
+def measured(bed: Bed, requests: Requests, server: RunningPrometheus, tmp_path: Path, off: int) -> Iterator[Measured]:
+    with opened(bed, "measured") as world:
+        found = {"PROMETHEUS_URL": server.url, "PROMETHEUS_SCRAPE_SECONDS": "1"}
+        settings = FAST | {"NAMESPACES": world.namespace} | found
+        operator = OperatorProcess(
+            tmp_path, bed.kubeconfig, command=COMMAND, settings=settings, environment={OFF: str(off)}
+        )
+        with operator, operator.sound():
             operator.wait_ready(60)
-            yield Measured(World(api, namespace, kubelet, gateway, bed), requests, server)
-            log = operator.log()
+            yield Measured(world, requests, server)
     vars(requests).update(vars(Requests()))
-    assert "Traceback" not in log, log
 
 
 def advances_not(one: str, two: str) -> Callable[[Object], bool]:
@@ -152,6 +155,19 @@ def test_a_candidate_whose_requests_fail_goes_back_and_says_why(measured: Measur
     seen = world.until(ROLLOUT, lambda seen: seen["observedGeneration"] > status["observedGeneration"])
     assert not variant(seen, "Candidate")
     assert world.weights(ROLLOUT) == {one: 100}
+
+
+@pytest.mark.parametrize("off", [-600, 600], indirect=True)
+def test_an_operator_whose_clock_is_ten_minutes_off_decides_as_one_whose_is_right(measured: Measured, off: int) -> None:
+    one, two = measured.candidate(failing=0.3)
+    world = measured.world
+    status = world.until_condition(ROLLOUT, "RolledBack", "True", "AnalysisFailed")
+    told = datetime.fromisoformat(status["history"][0]["to"])
+    assert abs((told - datetime.now(UTC)).total_seconds() - off) < 120, "its clock is not off"
+    assert world.weights(ROLLOUT) == {one: 100}
+    measured.requests.failing = 0.0
+    world.command(ROLLOUT, f"c1 retry {two} - alice")
+    world.serves(ROLLOUT, sha256_of(b"two"))
 
 
 def test_traffic_that_stops_in_the_middle_of_a_step_moves_nothing_until_it_is_back(measured: Measured) -> None:

@@ -1,17 +1,21 @@
-"""A real Prometheus that scrapes what a test exposes, and one behind TLS and a password."""
+"""A real Prometheus that scrapes what a test exposes, one behind TLS and a password, and one that lies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from aiohttp import web
 
 from opkit.process import wait_for
 from opkit.prometheus import RunningPrometheus, exposed, prometheus
 from rlhf_operator.common.measurements import BasicAuth, PrometheusTarget
 from testbed.pki import Authority
+
+from .liar import Server
 
 PASSWORD = BasicAuth("analyst", "correct horse")
 # bcrypt of the password above, at the lowest cost.
@@ -75,3 +79,17 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedPrometh
     }
     with prometheus(folder, web=web) as server:
         yield GuardedPrometheus(server.port, (folder / "ca.crt").read_text(encoding="utf-8"))
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    app = web.Application(client_max_size=8 << 20)
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.port = runner.addresses[0][1]
+    yield server
+    await runner.cleanup()

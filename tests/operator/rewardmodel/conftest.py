@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from opkit.api import Api, Object
+from opkit.api import Api, Object, condition
 from opkit.kubelet import Kubelet, pods_of, running_pods
 from opkit.process import OperatorProcess, wait_for
 from rlhf_operator.api.result import TerminationMessage
@@ -181,17 +182,6 @@ def verdict(plan_digest: str, **fields: Any) -> str:
     return TerminationMessage.model_validate(values | fields).encode().decode()
 
 
-def condition(status: Object, name: str) -> Object:
-    """A condition of a status; empty when it is not there."""
-    found: Object = next((each for each in status.get("conditions", ()) if each["type"] == name), {})
-    return found
-
-
-@pytest.fixture(scope="session")
-def bed(plane: Bed) -> Bed:
-    return plane
-
-
 @pytest.fixture(scope="module")
 def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     with OperatorProcess(tmp_path_factory.mktemp("operator"), bed.kubeconfig, settings=FAST) as process:
@@ -202,15 +192,15 @@ def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ope
 @pytest.fixture
 def world(bed: Bed, operator: OperatorProcess) -> Iterator[World]:
     """A namespace that the operator serves. What it logged of errors fails the test."""
-    before = len(operator.log())
-    api = Api(bed.kubeconfig)
-    with api.namespace("rm") as namespace, (kubelet := Judges(api, namespace, NODE)):
+    with (
+        operator.sound(),
+        closing(Api(bed.kubeconfig)) as api,
+        api.namespace("rm") as namespace,
+        (kubelet := Judges(api, namespace, NODE)),
+    ):
         pairs = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
         meta = {"name": "pairs", "namespace": namespace}
         api.create(CONFIGMAPS, {"metadata": meta, "data": {"pairs.jsonl": pairs}})
         claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
         api.create(PVCS, {"metadata": {"name": "models", "namespace": namespace}, "spec": claim})
         yield World(api, namespace, kubelet, bed)
-    api.close()
-    log = operator.log()[before:]
-    assert "Traceback" not in log, log

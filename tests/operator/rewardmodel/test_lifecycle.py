@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from opkit.api import Object
+from opkit.api import Object, condition
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.resources import (
     CONFIGMAPS,
@@ -20,7 +20,7 @@ from rlhf_operator.common.resources import (
     SERVICES,
 )
 
-from .conftest import World, condition, tag
+from .conftest import World, tag
 
 
 def test_a_version_is_trained_judged_served_and_ready(world: World) -> None:

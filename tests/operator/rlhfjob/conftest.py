@@ -146,11 +146,6 @@ def verdict(plan_digest: str, **fields: Any) -> str:
     return TerminationMessage.model_validate(values | fields).encode().decode()
 
 
-@pytest.fixture(scope="session")
-def bed(plane: Bed) -> Bed:
-    return plane
-
-
 @pytest.fixture(scope="module")
 def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     with OperatorProcess(tmp_path_factory.mktemp("operator"), bed.kubeconfig, settings=FAST) as process:
@@ -176,19 +171,11 @@ def idle_world(bed: Bed) -> Iterator[World]:
 @pytest.fixture
 def world(idle_world: World, operator: OperatorProcess) -> Iterator[World]:
     """A namespace that the operator serves. What it logged of errors fails the test."""
-    before = len(operator.log())
-    yield idle_world
-    log = operator.log()[before:]
-    assert "Traceback" not in log, log
+    with operator.sound():
+        yield idle_world
 
 
 def claim(namespace: str, name: str, mode: str) -> Object:
     """A claim that nobody binds: no pod of these tests mounts anything."""
     spec = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
     return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
-
-
-def condition(status: Object, name: str) -> Object:
-    """A condition of a status; empty when it is not there."""
-    found: Object = next((each for each in status.get("conditions", ()) if each["type"] == name), {})
-    return found

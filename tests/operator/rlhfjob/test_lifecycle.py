@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from opkit import kueue
-from opkit.api import Object
+from opkit.api import Object, condition
 from opkit.kubelet import progress_server
 from rlhf_operator.common.resources import CONFIGMAPS, EVENTS, JOBS, PODS, PVCS, RLHFJOBS, SERVICES
 
-from .conftest import POD_IP, World, claim, condition, verdict
+from .conftest import POD_IP, World, claim, verdict
 
 
 def test_a_job_runs_to_complete_and_its_artifact_is_recorded(world: World) -> None:

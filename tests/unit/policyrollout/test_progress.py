@@ -262,6 +262,25 @@ def test_an_edit_of_the_steps_moves_no_traffic(steps: list[dict[str, Any]], plac
     assert (world.route.step, world.route.weight) == (place, 10)
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(STEPS[2:], id="steps before it are gone"),
+        pytest.param([{"name": "new", "weight": 1}, *STEPS], id="a step comes before it"),
+        pytest.param([STEPS[0], *STEPS[2:]], id="a step between is gone"),
+    ],
+)
+def test_the_step_under_way_is_known_by_its_name_wherever_an_edit_puts_it(steps: list[dict[str, Any]]) -> None:
+    world = World().serve().enter("ten")
+    before = world.route
+    world.change(strategy={"steps": steps})
+    world.settle()
+    assert world.route == before
+    world.look(ADVANCE)
+    assert world.route is not None
+    assert world.route.step == "sign-off"
+
+
 def test_an_edited_step_is_gone_through_after_the_gate() -> None:
     world = World().serve().enter("ten")
     world.change(strategy={"steps": [{"name": "ten", "weight": 40}, {"name": "half", "weight": 50}]})
