@@ -1,95 +1,69 @@
-"""Evaluation: texts by fixed seeds, scores row by row in the workspace, comparisons from them. The gate is in gate.py.
+"""Evaluation: texts by fixed seeds, scores row by row in the workspace, figures from them. The gate is in gate.py.
 
-<workspace>/evaluation/<subject>.jsonl   a header line, then one line per row
+<workspace>/evaluation/…                 measurements (measurement.py)
 <workspace>/evaluation/samples.json      some rows before and after, for people
 <workspace>/scorers.json                 what judged: scorer names and digests
 """
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from rlhf_operator.api.plan import PlanSuite, TrainingPlan
+from rlhf_operator.api.result import Comparison, SliceScore, SuiteScore
+from rlhf_scoring.judge import Comparer, Missing
 
-from rlhf_operator.api.base import Model
-from rlhf_operator.api.plan import TrainingPlan
-from rlhf_operator.api.result import Comparison, Digest
-
-from .comparison import estimate
-from .data import Prepared, PreparedRow, load_all
+from .comparison import Side, estimate
+from .data import EVALUATION, Prepared, PreparedRow, load_all, suite_folder
+from .diversity import distinct_words
 from .errors import ConfigError
 from .files import write_durably
+from .measurement import (
+    BASE,
+    PARENT,
+    POLICY,
+    WARM_START,
+    Header,
+    Measurement,
+    RowScore,
+    Score,
+    exists,
+    found,
+    mean,
+    read,
+    store,
+)
+from .progress import round_figure
+from .slices import slice_scores, values_of
 
 if TYPE_CHECKING:
     from rlhf_scoring.scorers import Scorers
 
-EVALUATION = "evaluation"
+__all__ = ["BASE", "PARENT", "POLICY", "WARM_START", "Measurement", "RowScore", "exists", "read"]
+
 SCORERS_FILE = "scorers.json"
 SAMPLES_FILE = "samples.json"
-POLICY, BASE, WARM_START = "Policy", "Base", "WarmStart"
-
-Generate = Callable[[Sequence[PreparedRow], Sequence[int]], list[str]]
-"""(rows, one seed for each) -> one text for each, in order."""
-
-Score = Annotated[float, Field(allow_inf_nan=False)] | None
-
-_SUBJECT = re.compile(r"[A-Z][A-Za-z]{0,31}(@[0-9]{1,9})?")
+SUBJECTS = (BASE, WARM_START, PARENT, POLICY)
 
 
-class Header(Model):
-    """First line of a measurement: what was measured, with what."""
+class Answer(NamedTuple):
+    """What a policy says to one row."""
 
-    subject: str
-    version: str
-    """What tells one policy from another (its digest); empty for a baseline, which is measured once."""
-    plan_digest: Digest
-    dataset_digest: Digest
-    scorers: dict[str, Digest]
-    rows: int
-
-
-class RowScore(Model):
-    """One text and what each scorer says of it."""
-
-    row: int
-    """Number of the row in the evaluation data."""
-    prompt: str
-    """SHA-256 of the prompt, in hex."""
     text: str
-    scores: dict[str, Score]
+    kl: float | None = None
+    """k1 to the reference model, summed over its tokens, in nats."""
 
 
-class Measurement(Model):
-    """Texts of one policy for every evaluation prompt, scored."""
-
-    header: Header
-    rows: tuple[RowScore, ...]
-
-    def scores(self, scorer: str) -> list[float | None]:
-        """One scorer's scores, by row."""
-        return [row.scores.get(scorer) for row in self.rows]
-
-    def mean(self, scorer: str) -> float | None:
-        """Mean of the scores that there are."""
-        found = [score for score in self.scores(scorer) if score is not None]
-        return sum(found) / len(found) if found else None
+Generate = Callable[[Sequence[PreparedRow], Sequence[int]], list[Answer]]
+"""(rows, one seed for each) -> one answer for each, in order."""
 
 
 def row_seed(seed: int, row: int) -> int:
     """The seed of one evaluation row: the same for every policy, step, world size and order. 0 … 2^63 - 1."""
     return int.from_bytes(hashlib.sha256(f"{seed}/evaluation/{row}".encode()).digest()[:8], "big") >> 1
-
-
-def exists(workspace: Path, subject: str, version: str = "") -> bool:
-    """Whether this subject (of this version) was measured, by this attempt or by a former one."""
-    path = _path(workspace, subject)
-    if not path.is_file() or (subject.startswith(POLICY) and not version):
-        return False
-    with path.open("rb") as file:
-        return _header(file.readline(), path).version == version
 
 
 def measure(
@@ -103,24 +77,29 @@ def measure(
     write: bool = True,
     version: str = "",
     have: bool | None = None,
+    suite: PlanSuite | None = None,
     before_rename: Callable[[], None] = lambda: None,
 ) -> Measurement | None:
     """Generate, score and store; or read what is stored already, without generating.
 
     Every rank calls it, for `generate` may be a collective; the one with `write` (which has the scorers) scores and
-    gets the measurement. have: what `exists` said there, the same on every rank; None asks here.
+    gets the measurement. have: what `exists` said there, the same on every rank; None asks here. suite: the suite that
+    the rows are of; without one they are the evaluation set.
     """
-    if have if have is not None else exists(workspace, subject, version):
-        return read(workspace, subject) if write else None
+    part = "" if suite is None else suite_folder(suite.name)
+    if have if have is not None else exists(workspace, subject, version, part):
+        return read(workspace, subject, part) if write else None
     everything = rows[:]
-    texts = generate(everything, [row_seed(plan.training.seed, row.number) for row in everything])
+    answers = generate(everything, [row_seed(plan.training.seed, row.number) for row in everything])
     if not write:
         return None
-    if scorers is None or len(texts) != len(rows):
-        raise ValueError(f"{len(texts)} texts for {len(rows)} evaluation rows, scorers: {scorers is not None}")
-    names = scorers_of(plan)
-    prompts, fields = [row.prompt for row in everything], [row.fields for row in everything]
-    scores = {name: scorers.score(name, prompts, texts, fields) for name in names}
+    if scorers is None or len(answers) != len(rows):
+        raise ValueError(f"{len(answers)} texts for {len(rows)} evaluation rows, scorers: {scorers is not None}")
+    names = scorers_of(plan) if suite is None else [suite.scorer]
+    texts = _Texts([row.prompt for row in everything], [each.text for each in answers], [r.fields for r in everything])
+    scores = {name: scorers.score(name, texts.prompts, texts.answers, texts.fields) for name in names}
+    judged = _judged(plan, workspace, texts, scorers) if suite is None and subject == POLICY else {}
+    columns = _columns(plan, everything) if suite is None else []
     measurement = Measurement(
         header=Header(
             subject=subject,
@@ -134,14 +113,63 @@ def measure(
             RowScore(
                 row=row.number,
                 prompt=hashlib.sha256(row.prompt.encode()).hexdigest(),
-                text=text.encode(errors="replace").decode(),
+                text=answer.text.encode(errors="replace").decode(),
                 scores={name: scores[name][at] for name in names},
+                judged={
+                    baseline: {name: verdicts[at] for name, verdicts in by_scorer.items()}
+                    for baseline, by_scorer in judged.items()
+                },
+                slices=values_of(row.fields, columns),
+                kl=answer.kl,
             )
-            for at, (row, text) in enumerate(zip(everything, texts, strict=True))
+            for at, (row, answer) in enumerate(zip(everything, answers, strict=True))
         ),
     )
-    _store(measurement, workspace, before_rename)
+    store(measurement, workspace, part, before_rename)
     return measurement
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Prompts, a policy's answers and the rows' fields, each by row."""
+
+    prompts: list[str]
+    answers: list[str]
+    fields: list[Mapping[str, Any]]
+
+
+def _judged(
+    plan: TrainingPlan, workspace: Path, texts: _Texts, scorers: "Scorers"
+) -> dict[str, dict[str, list[Score]]]:
+    """What judges that compare say of the policy's texts beside each baseline's, by baseline and scorer."""
+    assert plan.evaluation is not None
+    verdicts: dict[str, dict[str, list[Score]]] = {}
+    for baseline in plan.evaluation.baselines:
+        other = found(workspace, baseline)
+        for name in plan.evaluation.scorers:
+            judge = scorers.judge(name)
+            if other is not None and isinstance(judge, Comparer):
+                theirs = [row.text for row in other.rows]
+                found_here = judge.compare(texts.prompts, texts.answers, theirs, texts.fields)
+                verdicts.setdefault(baseline, {})[name] = [
+                    None if isinstance(each, Missing) else each for each in found_here
+                ]
+    return verdicts
+
+
+def _columns(plan: TrainingPlan, rows: Sequence[PreparedRow]) -> list[str]:
+    """The columns to slice by. Raises ConfigError for one that no row has."""
+    slices = plan.evaluation.slices if plan.evaluation is not None else None
+    if slices is None:
+        return []
+    unknown = [name for name in slices.columns if all(row.fields.get(name) is None for row in rows)]
+    if unknown:
+        known = ", ".join(sorted({name for row in rows[:100] for name in row.fields})[:20])
+        raise ConfigError(
+            f"evaluation.slices.columns: no row of the evaluation data has {', '.join(unknown)}; it has {known}",
+            reason="NoSuchColumn",
+        )
+    return slices.columns
 
 
 def scorers_of(plan: TrainingPlan) -> list[str]:
@@ -150,77 +178,123 @@ def scorers_of(plan: TrainingPlan) -> list[str]:
     return list(dict.fromkeys([*gate, *(reward.scorer for reward in plan.rewards), *plan.monitors]))
 
 
-def read(workspace: Path, subject: str) -> Measurement:
-    """What was measured. Raises ConfigError when it is not there or can't be read."""
-    path = _path(workspace, subject)
-    try:
-        first, *lines = path.read_bytes().splitlines()
-        header = _header(first, path)
-        rows = tuple(RowScore.model_validate_json(line) for line in lines)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the evaluation of {subject} in {path} can't be read: {error}") from error
-    if len(rows) != header.rows:
-        raise ConfigError(f"the evaluation of {subject} in {path} has {len(rows)} rows, its header says {header.rows}")
-    return Measurement(header=header, rows=rows)
-
-
 def comparisons(plan: TrainingPlan, workspace: Path) -> list[Comparison]:
     """The policy against every measured baseline by every scorer of the gate, recomputed from the stored scores.
 
     What can't be compared (not measured, other rows, another version of the scorer, no score at all) is left out; the
     gate then says so.
     """
-    if plan.evaluation is None or not _path(workspace, POLICY).is_file():
+    policy = found(workspace, POLICY) if plan.evaluation is not None else None
+    if plan.evaluation is None or policy is None:
         return []
-    policy = read(workspace, POLICY)
     names = plan.evaluation.scorers or list(policy.header.scorers)
-    found = []
+    compared = []
     for baseline in plan.evaluation.baselines:
-        if not _path(workspace, baseline).is_file():
-            continue
-        other = read(workspace, baseline)
-        found += [
-            comparison for name in names if (comparison := compare(policy, other, name, plan.training.seed)) is not None
-        ]
-    return found
+        other = found(workspace, baseline)
+        if other is not None:
+            each = (compare(policy, other, name, plan.training.seed) for name in names)
+            compared += [comparison for comparison in each if comparison is not None]
+    return compared
 
 
 def compare(policy: Measurement, baseline: Measurement, scorer: str, seed: int) -> Comparison | None:
     """One comparison; None when the two can't be compared by this scorer."""
-    digest = policy.header.scorers.get(scorer)
-    same_rows = [(row.row, row.prompt) for row in policy.rows] == [(row.row, row.prompt) for row in baseline.rows]
-    if digest is None or digest != baseline.header.scorers.get(scorer) or not same_rows:
+    if not _comparable(policy, baseline, scorer):
         return None
     prompts = [row.prompt for row in policy.rows]
-    figures = estimate(policy.scores(scorer), baseline.scores(scorer), prompts, seed)
+    subject = baseline.header.subject
+    figures = estimate(_side(policy, scorer), _side(baseline, scorer), prompts, seed, policy.judged(subject, scorer))
     if figures is None:
         return None
     return Comparison(
         scorer=scorer,
-        baseline=baseline.header.subject,
+        baseline=subject,
         win_rate=figures.win_rate,
         lower=figures.lower,
         upper=figures.upper,
         mean=figures.mean,
         baseline_mean=figures.baseline_mean,
         prompts=figures.prompts,
+        # Beside the ones that a gate holds against limits, for people: short, so that last words have room for more.
+        gain=round_figure(figures.mean - figures.baseline_mean),
+        gain_lower=None if figures.gain_lower is None else round_figure(figures.gain_lower),
+        gain_upper=None if figures.gain_upper is None else round_figure(figures.gain_upper),
+        length_controlled=round_figure(figures.length_controlled),
+        length_ratio=None if figures.length_ratio is None else round_figure(figures.length_ratio),
     )
 
 
+def suite_scores(plan: TrainingPlan, workspace: Path) -> list[SuiteScore]:
+    """The policy against the base model on every suite that both were measured on."""
+    scores = []
+    for suite in (plan.evaluation.suites if plan.evaluation is not None else None) or []:
+        part = suite_folder(suite.name)
+        policy, base = found(workspace, POLICY, part), found(workspace, BASE, part)
+        if policy is None or base is None or not _comparable(policy, base, suite.scorer):
+            continue
+        sides = zip(policy.scores(suite.scorer), base.scores(suite.scorer), strict=True)
+        both = [(ours, theirs) for ours, theirs in sides if ours is not None and theirs is not None]
+        if both:
+            means = [sum(side) / len(both) for side in zip(*both, strict=True)]
+            scores.append(
+                SuiteScore(suite=suite.name, scorer=suite.scorer, mean=means[0], baseline_mean=means[1], rows=len(both))
+            )
+    return scores
+
+
+def all_slices(plan: TrainingPlan, workspace: Path) -> list[SliceScore]:
+    """The policy against the base model in every slice by every scorer of the gate, the furthest fall first."""
+    evaluation = plan.evaluation
+    policy, base = found(workspace, POLICY), found(workspace, BASE)
+    if evaluation is None or evaluation.slices is None or policy is None or base is None:
+        return []
+    scores = []
+    for name in evaluation.scorers:
+        if _comparable(policy, base, name):
+            scores += slice_scores(name, [row.slices for row in policy.rows], policy.scores(name), base.scores(name))
+    return sorted(scores, key=lambda each: -each.drop)
+
+
+def _comparable(policy: Measurement, baseline: Measurement, scorer: str) -> bool:
+    digest = policy.header.scorers.get(scorer)
+    same_rows = [(row.row, row.prompt) for row in policy.rows] == [(row.row, row.prompt) for row in baseline.rows]
+    return digest is not None and digest == baseline.header.scorers.get(scorer) and same_rows
+
+
+def _side(measured: Measurement, scorer: str) -> Side:
+    return Side(measured.scores(scorer), [len(row.text) for row in measured.rows])
+
+
 def figures(plan: TrainingPlan, workspace: Path) -> dict[str, float]:
-    """Mean scores of every measured policy: `eval/<scorer>/<subject>`."""
-    found: dict[str, float] = {}
-    for subject in (BASE, WARM_START, POLICY):
-        if _path(workspace, subject).is_file():
-            found |= {f"eval/{name}/{subject}": mean for name, mean in means(plan, workspace, subject).items()}
-    return found
+    """What was measured of every policy.
+
+    `eval/<scorer>/<subject>` mean score, `evalCharacters/<subject>` mean length, `evalDistinct2/<subject>` diversity,
+    `evalKL/Policy` mean KL to the reference model, `suite/<suite>/<subject>` mean score on a suite.
+    """
+    known: dict[str, float] = {}
+    for subject in SUBJECTS:
+        measured = found(workspace, subject)
+        if measured is None:
+            continue
+        known |= {f"eval/{name}/{subject}": value for name, value in _means(plan, measured).items()}
+        known[f"evalCharacters/{subject}"] = sum(len(row.text) for row in measured.rows) / len(measured.rows)
+        known[f"evalDistinct2/{subject}"] = distinct_words(row.text for row in measured.rows)
+        kl = mean([row.kl for row in measured.rows])
+        if kl is not None:
+            known[f"evalKL/{subject}"] = kl
+    for score in suite_scores(plan, workspace):
+        known |= {f"suite/{score.suite}/{BASE}": score.baseline_mean, f"suite/{score.suite}/{POLICY}": score.mean}
+    return known
 
 
 def means(plan: TrainingPlan, workspace: Path, subject: str) -> dict[str, float]:
     """One measured policy's mean scores by scorer; a scorer that gave none is left out."""
-    measured = read(workspace, subject)
-    found = {name: measured.mean(name) for name in scorers_of(plan)}
-    return {name: mean for name, mean in found.items() if mean is not None}
+    return _means(plan, read(workspace, subject))
+
+
+def _means(plan: TrainingPlan, measured: Measurement) -> dict[str, float]:
+    known = {name: measured.mean(name) for name in scorers_of(plan)}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def write_samples(
@@ -228,15 +302,14 @@ def write_samples(
 ) -> None:
     """Store some rows with every policy's text and scores, for people; spread evenly over the evaluation data."""
     rows = load_all(plan, workspace)[EVALUATION]
-    subjects = [name for name in (BASE, WARM_START, "Parent", POLICY) if _path(workspace, name).is_file()]
-    measured = {name: read(workspace, name) for name in subjects}
+    measured = {name: each for name in SUBJECTS if (each := found(workspace, name)) is not None}
     step = max(1, len(rows) // count)
     samples = [
         {
             "row": rows[at].number,
             "prompt": rows[at].prompt,
-            "texts": {name: measured[name].rows[at].text for name in subjects},
-            "scores": {name: measured[name].rows[at].scores for name in subjects},
+            "texts": {name: each.rows[at].text for name, each in measured.items()},
+            "scores": {name: each.rows[at].scores for name, each in measured.items()},
         }
         for at in list(range(0, len(rows), step))[:count]
     ]
@@ -249,24 +322,3 @@ def record_scorers(workspace: Path, scorers: "Scorers", before_rename: Callable[
     """Store the digests of all scorers, for the artifact's lineage: the publish pod never loads a grader."""
     data = json.dumps(scorers.digests(), indent=2, sort_keys=True).encode()
     write_durably(workspace / SCORERS_FILE, data, before_rename)
-
-
-def _path(workspace: Path, subject: str) -> Path:
-    if not _SUBJECT.fullmatch(subject):
-        raise ValueError(f"{subject!r} names no policy")
-    return workspace / EVALUATION / f"{subject}.jsonl"
-
-
-def _header(line: bytes, path: Path) -> Header:
-    try:
-        return Header.model_validate_json(line)
-    except ValidationError as error:
-        raise ConfigError(f"{path} does not begin with a header: {error.errors()[0]['msg']}") from error
-
-
-def _store(measurement: Measurement, workspace: Path, before_rename: Callable[[], None]) -> None:
-    path = _path(workspace, measurement.header.subject)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [measurement.header.model_dump_json(by_alias=True)]
-    lines += [row.model_dump_json(by_alias=True) for row in measurement.rows]
-    write_durably(path, ("\n".join(lines) + "\n").encode(), before_rename)

@@ -9,7 +9,7 @@ from rlhf_operator.api.result import Digest, Result
 from rlhf_operator.api.rewardplan import RewardPlan
 from rlhf_scoring.artifact import DatasetLineage, Lineage, RewardModelLineage, SourceRecord
 
-from .data import EVALUATION, TRAIN, WARM_START
+from .data import EVALUATION, TRAIN, WARM_START, suite_folder
 from .errors import ConfigError
 from .evaluate import SCORERS_FILE
 from .plans import AnyPlan
@@ -63,6 +63,7 @@ def _datasets(plan: AnyPlan) -> dict[str, PlanDataset]:
         found[WARM_START] = plan.warm_start.dataset
     if plan.evaluation is not None:
         found[EVALUATION] = plan.evaluation.dataset
+        found |= {suite_folder(suite.name): suite.dataset for suite in plan.evaluation.suites or []}
     return found
 
 

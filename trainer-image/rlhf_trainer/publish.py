@@ -2,8 +2,10 @@
 
     <output>/sha256-<digest>/          the policy's files, manifest.json, model.sig
     <output>/aliases/<alias>.json      {"digest": …, "path": …}
+    <output>/refused/sha256-<digest>.json   the manifest of what failed its gate: what it was, and which figures missed
 
-Publishing again gives the same digest and changes nothing. What fails its gate stays in the workspace, unsigned.
+Publishing again gives the same digest and changes nothing. What fails its gate stays in the workspace, unsigned and
+without an alias; only its manifest is kept here, where no artifact is looked for.
 """
 
 import argparse
@@ -42,7 +44,7 @@ from .lineage import lineage_of
 from .plans import AnyPlan, read_plan
 from .termination import failure_message, weakest, write_termination_message
 
-ALIASES = "aliases"
+ALIASES, REFUSED = "aliases", "refused"
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -92,7 +94,8 @@ def publish(
     policy = _policy(workspace, result)
     if isinstance(plan, TrainingPlan):
         comparisons = evaluate.comparisons(plan, workspace)
-        judged = verdict(plan.evaluation, comparisons)
+        suites, slices = evaluate.suite_scores(plan, workspace), evaluate.all_slices(plan, workspace)
+        judged = verdict(plan.evaluation, comparisons, suites, slices)
     else:
         comparisons = []
         judged = reward_verdict(gate, result.reward)
@@ -107,6 +110,8 @@ def publish(
     )
     digest = manifest.digest()
     if judged.gate is Gate.FAILED:
+        if isinstance(plan, TrainingPlan):
+            _mark_refused(_confined(output), manifest)
         ref = f"workspace://{workspace.name}/{result.policy}"
         return _message(plan, result, comparisons, _record(plan, result, ref, digest, judged, signed=False))
     if key is not None:
@@ -183,6 +188,14 @@ def _place(policy: Path, manifest: Manifest, output: Path, owner: str) -> Path:
             verify(final, manifest.digest())
         sync_directory(output)
     return final
+
+
+def _mark_refused(output: Path, manifest: Manifest) -> None:
+    """Leave word of a policy that failed its gate, so that its digest can be looked up."""
+    path = output / REFUSED / f"{manifest.digest().replace(':', '-')}.json"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, manifest.canonical())
 
 
 def _copy(source: Path, target: Path) -> None:

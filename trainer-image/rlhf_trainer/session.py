@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rlhf_operator.api.plan import TrainingPlan
-from rlhf_operator.api.result import MAX_FIGURES, Result
+from rlhf_operator.api.result import MAX_SLICES, Result
 
 from . import data, evaluate
-from .base import check_base
+from .base import check_base, check_parent
 from .checkpoint import POLICY_FOLDER
 from .data import Prepared
 from .distributed import Group
@@ -50,10 +50,12 @@ class Session:
         torch_settings(plan)
         base_digest = check_base(plan.base_model, "baseModel", workspace, group)
         sets = self._data()
-        measuring = Measuring(attempt, sets.get(data.EVALUATION))
+        measuring = Measuring(attempt, sets)
         if group.is_main and plan.evaluation is not None:
             evaluate.record_scorers(workspace.root, attempt.scorers, workspace.check)
         measuring.baseline(evaluate.BASE, attempt.base)
+        if plan.parent_artifact is not None and measuring.wants(evaluate.PARENT):
+            measuring.baseline(evaluate.PARENT, check_parent(plan.parent_artifact, attempt.tokenizer, group))
         start = attempt.base
         if plan.warm_start is not None:
             start = warm_start(attempt, sets[data.WARM_START])
@@ -84,12 +86,11 @@ class Session:
         target = workspace.own / POLICY_FOLDER
         attempt.save_policy(trained.weights, target)
         policy_digest = group.broadcast(digest_tree(target) if group.is_main else "", "the policy's digest")
-        measuring.policy(trained.whole, policy_digest)
+        measuring.policy(trained.whole, policy_digest, trained.reference)
         if not group.is_main:
             return
-        comparisons, found = [], _result_figures(trained.figures)
+        found = _first(trained.figures)
         if plan.evaluation is not None:
-            comparisons = evaluate.comparisons(plan, workspace.root)
             evaluate.write_samples(plan, workspace.root, before_rename=workspace.check)
             found |= evaluate.figures(plan, workspace.root)
         result = Result(
@@ -101,8 +102,10 @@ class Session:
             policy_digest=policy_digest,
             base_model_digest=base_digest,
             datasets=[prepared.record for prepared in sets.values()],
-            evaluation=comparisons,
-            figures=found,
+            evaluation=evaluate.comparisons(plan, workspace.root),
+            suites=evaluate.suite_scores(plan, workspace.root),
+            slices=evaluate.all_slices(plan, workspace.root)[:MAX_SLICES],
+            figures={**found, **_lasting(trained.figures)},
             checkpoint=trained.last.record() if trained.last is not None else None,
             world_size=group.world_size,
             engine=trained.engine,
@@ -111,7 +114,12 @@ class Session:
         say("result", policy=result.policy_digest, figures=result.figures)
 
 
-def _result_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures of the last step that a person asks for first."""
+def _first(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of the last step that a person asks for first: last words have room for those in front."""
     wanted = [name for name in figures if name in RESULT_FIGURES or name.startswith("score/")]
-    return {name: figures[name] for name in wanted[:MAX_FIGURES]}
+    return {name: figures[name] for name in wanted}
+
+
+def _lasting(figures: Mapping[str, float]) -> dict[str, float]:
+    """The last step's figures but those of the clock: a run that was resumed has the result of one that was not."""
+    return {name: value for name, value in figures.items() if not name.startswith(("seconds", "tokensPerSecond"))}

@@ -12,8 +12,6 @@ from .errors import ConfigError
 from .supported_offline import FORMATS as OFFLINE
 from .supported_offline import offline_problems
 
-BASELINES = frozenset({"Base", "WarmStart"})
-
 
 def check_supported(plan: TrainingPlan, micro_batch_size: int) -> None:
     """Raise ConfigError with every reason why this plan can't be run as written."""
@@ -70,11 +68,8 @@ def _unsupported(plan: TrainingPlan) -> list[str]:
         if (why := unmeasured(guard.kind, guard.reward_hacking, plan.algorithm, plan.rewards)) is not None
     ]
     if plan.evaluation is not None:
-        found += [
-            f"evaluation.baselines {name} is not supported yet: use Base or WarmStart"
-            for name in plan.evaluation.baselines
-            if name not in BASELINES
-        ]
+        if "Parent" in plan.evaluation.baselines and plan.parent_artifact is None:
+            found.append("evaluation.baselines names Parent, but there is no parentArtifact")
         if "WarmStart" in plan.evaluation.baselines and plan.warm_start is None:
             found.append("evaluation.baselines names WarmStart, but there is no warmStart")
     if plan.compute.zero_stage not in (0, 2, 3):
@@ -117,6 +112,8 @@ def _names(plan: TrainingPlan) -> list[str]:
     world = plan.compute.world_size
     names = {scorer.name for scorer in plan.scorers}
     wanted = [reward.scorer for reward in plan.rewards] + plan.monitors
+    if plan.evaluation is not None:
+        wanted += [*plan.evaluation.scorers, *(suite.scorer for suite in plan.evaluation.suites or [])]
     found = [f"scorer {name} is used but not defined under scorers" for name in wanted if name not in names]
     if plan.warm_start is not None and plan.warm_start.batch_size % world:
         found.append(f"warmStart.training.batchSize {plan.warm_start.batch_size} must be a multiple of {world} ranks")

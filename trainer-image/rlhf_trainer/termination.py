@@ -7,6 +7,7 @@ from rlhf_operator.api.exitcodes import FailureClass
 from rlhf_operator.api.result import MAX_FIGURES, Result, TerminationMessage
 from rlhf_operator.api.rewardgate import RewardFigures
 
+SLICES_TOLD = 8
 TERMINATION_LOG = "/dev/termination-log"
 
 
@@ -26,6 +27,8 @@ def success_message(result: Result) -> TerminationMessage:
         figures=dict(list(result.figures.items())[:MAX_FIGURES]),
         checkpoint=result.checkpoint,
         evaluation=result.evaluation,
+        suites=result.suites,
+        slices=result.slices[:SLICES_TOLD],
         reward=weakest(result.reward),
     )
 

@@ -22,7 +22,7 @@ class Baseline(StrEnum):
 
 
 class Suite(Model):
-    """A fixed set of tasks on which the trained policy must not become worse."""
+    """Tasks on which the trained policy must not become worse; training rows that are among them are dropped."""
 
     name: EntryName
     """Name of the suite, unique in the list."""
@@ -38,11 +38,11 @@ class Slices(Model):
     """Parts of the evaluation data that must not become worse."""
 
     columns: Annotated[list[Column], Field(min_length=1, max_length=8)]
-    """Columns of the evaluation data set to slice by."""
+    """Columns of the evaluation data set to slice by, as its rows name them."""
     min_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 30
     """Smaller slices are reported and gate nothing."""
     max_drop: Annotated[float, Field(ge=0, le=1_000_000)] = 0.05
-    """How far a slice's mean score may fall below the base model's."""
+    """How far a slice's mean score may fall below the base model's, for every scorer in scorers."""
 
 
 class Evaluation(Model):
@@ -76,7 +76,8 @@ class Evaluation(Model):
     """Lowest win rate, per scorer and baseline: the lower bound of the 95 % interval, ties one half, both orders,
     bootstrap by prompt."""
     min_improvement: Annotated[float, Field(ge=-1_000_000, le=1_000_000)] | None = None
-    """Lowest gain in mean score over WarmStart: whether RL was worth it over SFT on the same data."""
+    """Lowest gain in mean score over WarmStart: whether RL was worth it over SFT on the same data. Its 95 % interval is
+    shown beside it."""
     suites: Annotated[list[Suite], map_list("name", 16)] = []
     """Fixed sets of tasks that must not become worse."""
     slices: Slices | None = None

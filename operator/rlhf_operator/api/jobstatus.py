@@ -79,6 +79,16 @@ class ComparisonStatus(StatusModel):
     """Mean score of the baseline."""
     prompts: int | None = None
     """Number of prompts."""
+    gain: float | None = None
+    """Mean gain in score over the baseline."""
+    gain_lower: float | None = None
+    """Lower bound of the gain's 95 % interval."""
+    gain_upper: float | None = None
+    """Upper bound of the gain's 95 % interval."""
+    length_controlled: float | None = None
+    """Win rate as it would be at equal lengths."""
+    length_ratio: float | None = None
+    """Mean length of the trained policy's texts over that of the baseline's."""
     passed: bool | None = None
     """Whether the gate passed here."""
 
@@ -97,8 +107,10 @@ class SuiteStatus(StatusModel):
 
 
 class SliceStatus(StatusModel):
-    """Outcome of one slice."""
+    """Outcome of one slice by one scorer."""
 
+    scorer: str = ""
+    """Name of the scorer."""
     column: str = ""
     """Column that was sliced by."""
     value: str = ""

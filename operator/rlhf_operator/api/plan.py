@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from rlhf_operator.api.base import Model
+from rlhf_operator.api.evaluation import Slices
 from rlhf_operator.api.result import Digest
 from rlhf_operator.api.rewardgate import RewardGate
 from rlhf_operator.api.rlhfjob import (
@@ -74,7 +75,7 @@ class PlanDataset(PlanSource):
     """A data set and what its columns mean."""
 
     name: str
-    """`train`, `warmStart`, `evaluation`, or a suite's name."""
+    """`train`, `warmStart`, `evaluation`, or `suite-` and a suite's name."""
     format: Format
     columns: Columns
     provenance: Provenance | None = None
@@ -200,6 +201,15 @@ class PlanGuard(Model):
         return next(kind for kind in Guard.one_of if getattr(self, kind) is not None)
 
 
+class PlanSuite(Model):
+    """A fixed set of tasks on which the policy must not become worse than the base model."""
+
+    name: str
+    dataset: PlanDataset
+    scorer: str
+    max_drop: float
+
+
 class PlanEvaluation(Model):
     """What is measured before the first step and after the last, and what must hold."""
 
@@ -209,6 +219,9 @@ class PlanEvaluation(Model):
     scorers: list[str]
     min_win_rate: float | None = None
     min_improvement: float | None = None
+    suites: list[PlanSuite] | None = None
+    """None rather than empty: a plan without suites keeps its digest."""
+    slices: Slices | None = None
 
 
 class PlanTimeouts(Model):

@@ -17,6 +17,8 @@ MAX_FIGURES = 20
 AGREEMENT_ALPHA, DROPPED_ROWS = "agreementAlpha", "droppedRows"
 """Figures of a RewardModel's data: the lowest Krippendorff's alpha of a dimension, and rows that were left out."""
 
+MAX_SLICES = 200
+
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
@@ -59,6 +61,48 @@ class Comparison(Model):
     """Mean score of the trained policy."""
     baseline_mean: float
     prompts: int
+    gain: float | None = None
+    """Mean over rows of the trained policy's score minus the baseline's."""
+    gain_lower: float | None = None
+    """Lower bound of the gain's 95 % interval (bootstrap by prompt); None where every prompt gained the same."""
+    gain_upper: float | None = None
+    length_controlled: float | None = None
+    """Win rate that would be seen at equal lengths: a logistic regression on the difference in length, at 0."""
+    length_ratio: float | None = None
+    """Mean length of the trained policy's texts over that of the baseline's, in characters."""
+
+
+class SuiteScore(Model):
+    """The trained policy against the base model on one suite."""
+
+    suite: str
+    scorer: str
+    mean: float
+    baseline_mean: float
+    rows: int
+    """Tasks with a score on both sides."""
+
+    @property
+    def drop(self) -> float:
+        """How far the mean score fell."""
+        return self.baseline_mean - self.mean
+
+
+class SliceScore(Model):
+    """The trained policy against the base model on the evaluation rows that share one value of a column."""
+
+    scorer: str
+    column: str
+    value: str
+    mean: float
+    baseline_mean: float
+    samples: int
+    """Rows with a score on both sides."""
+
+    @property
+    def drop(self) -> float:
+        """How far the mean score fell."""
+        return self.baseline_mean - self.mean
 
 
 class DatasetRecord(Model):
@@ -109,6 +153,9 @@ class Result(Model):
     base_model_digest: Digest | None = None
     datasets: list[DatasetRecord]
     evaluation: list[Comparison] = []
+    suites: list[SuiteScore] = []
+    slices: list[SliceScore] = []
+    """Those that fell furthest first, at most 200."""
     reward: list[RewardFigures] = []
     """RewardModel: what was measured, by dimension."""
     figures: dict[str, float] = {}
@@ -131,17 +178,24 @@ class TerminationMessage(Model):
     figures: dict[str, float] = Field(default_factory=dict, max_length=MAX_FIGURES)
     checkpoint: CheckpointRecord | None = None
     evaluation: list[Comparison] = []
+    suites: list[SuiteScore] = []
+    slices: list[SliceScore] = []
+    """Those that fell furthest."""
     reward: RewardFigures | None = None
     """RewardModel: the figures of its weakest dimension; all are in the report."""
     artifact: ArtifactRecord | None = None
 
     def encode(self) -> bytes:
-        """Return at most 3 KiB of JSON: the message gives way first, then comparisons from the end, then figures."""
+        """Return at most 3 KiB of JSON: the message gives way first, then slices, suites, comparisons, figures."""
         shrunk = self.model_copy(update={"message": self.message[:1024]})
         steps: tuple[dict[str, object], ...] = (
             {},
             {"message": self.message[:256]},
-            *(dict[str, object](evaluation=self.evaluation[:count]) for count in reversed(range(len(self.evaluation)))),
+            *(
+                {name: getattr(self, name)[:count]}
+                for name in ("slices", "suites", "evaluation")
+                for count in reversed(range(len(getattr(self, name))))
+            ),
             {"figures": {}},
             {"message": ""},
         )

@@ -68,9 +68,10 @@ def live_settings(spec: RLHFJobSpec) -> api.LiveSettings:
 def uses_training_reward(spec: RLHFJobSpec) -> bool:
     """Whether every scorer of the gate was optimised, so that the gate proves little."""
     evaluation = spec.evaluation
-    if evaluation is None or evaluation.allow_training_scorer or not evaluation.scorers:
+    if evaluation is None or evaluation.allow_training_scorer:
         return False
-    return set(evaluation.scorers) <= {reward.scorer for reward in spec.rewards}
+    judges = {*evaluation.scorers, *(suite.scorer for suite in evaluation.suites)}
+    return bool(judges) and judges <= {reward.scorer for reward in spec.rewards}
 
 
 def _scorer(each: NamedScorer, found: References, contents: parts.Contents) -> api.PlanScorer:
@@ -111,4 +112,15 @@ def _evaluation(spec: RLHFJobSpec, contents: parts.Contents) -> api.PlanEvaluati
         scorers=list(evaluation.scorers),
         min_win_rate=evaluation.min_win_rate,
         min_improvement=evaluation.min_improvement,
+        suites=[
+            api.PlanSuite(
+                name=suite.name,
+                dataset=parts.dataset(f"suite-{suite.name}", suite.dataset, contents),
+                scorer=suite.scorer,
+                max_drop=suite.max_drop,
+            )
+            for suite in evaluation.suites
+        ]
+        or None,
+        slices=evaluation.slices,
     )

@@ -51,6 +51,8 @@ def data_refs(spec: RLHFJobSpec) -> Iterator[tuple[str, DataRef]]:
         yield "warmStart.dataset", spec.warm_start.dataset
     if spec.evaluation is not None:
         yield "evaluation.dataset", spec.evaluation.dataset
+        for suite in spec.evaluation.suites:
+            yield f"evaluation.suites[{suite.name}].dataset", suite.dataset
 
 
 def grader_files(spec: RLHFJobSpec) -> Iterator[tuple[str, ConfigMapSource]]:

@@ -67,6 +67,10 @@ def _resolved(decision: Decision) -> list[ResolvedSource]:
         "warmStart.dataset": plan.warm_start.dataset if plan.warm_start is not None else None,
         "dataset": plan.dataset,
         "evaluation.dataset": plan.evaluation.dataset if plan.evaluation is not None else None,
+        **{
+            f"evaluation.suites[{suite.name}].dataset": suite.dataset
+            for suite in (plan.evaluation.suites if plan.evaluation is not None else None) or []
+        },
     }
     return [
         ResolvedSource(field=field, ref=source.ref, digest=source.digest)
@@ -90,6 +94,10 @@ def _reward_models(spec: RLHFJobSpec, decision: Decision) -> list[RewardModelUse
 def effective(spec: RLHFJobSpec) -> EffectiveStatus:
     """Return what is in force by name: what the API server dropped as unknown is missing here."""
     metrics = [f"{each}:{baseline.value}" for each in _judges(spec) for baseline in _baselines(spec)]
+    if spec.evaluation is not None:
+        metrics += [f"suite:{suite.name}" for suite in spec.evaluation.suites]
+        slices = spec.evaluation.slices
+        metrics += [f"slices:{column}" for column in slices.columns] if slices is not None else []
     return EffectiveStatus(
         guards=[f"{guard.name}={guard.action.value}" for guard in guards_in_force(spec)],
         metrics=metrics,

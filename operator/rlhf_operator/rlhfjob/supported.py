@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from rlhf_operator.api.algorithms import Algorithm, CriticInit, DPOLoss
 from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import DataRef, Format
-from rlhf_operator.api.evaluation import Baseline
 from rlhf_operator.api.generation import RolloutEngine, RolloutSettings, Truncation
 from rlhf_operator.api.guards import unmeasured
 from rlhf_operator.api.pods import Offload
@@ -61,7 +60,6 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
     yield from _warm_start_fields(spec)
     if spec.output.s3 is not None:
         yield "output.s3"
-    yield from _evaluation_fields(spec)
 
 
 def blind_guards(spec: RLHFJobSpec) -> Iterator[str]:
@@ -98,18 +96,6 @@ def _warm_start_fields(spec: RLHFJobSpec) -> Iterator[str]:
         yield "warmStart.training.microBatchSize other than training.microBatchSize"
 
 
-def _evaluation_fields(spec: RLHFJobSpec) -> Iterator[str]:
-    evaluation = spec.evaluation
-    if evaluation is None:
-        return
-    if evaluation.suites:
-        yield "evaluation.suites"
-    if evaluation.slices is not None:
-        yield "evaluation.slices"
-    if Baseline.PARENT in evaluation.baselines:
-        yield "evaluation.baselines[Parent]"
-
-
 def _sources(spec: RLHFJobSpec) -> Iterator[tuple[str, DataRef]]:
     yield "baseModel", spec.base_model
     yield "dataset", spec.dataset
@@ -119,3 +105,5 @@ def _sources(spec: RLHFJobSpec) -> Iterator[tuple[str, DataRef]]:
         yield "warmStart.dataset", spec.warm_start.dataset
     if spec.evaluation is not None:
         yield "evaluation.dataset", spec.evaluation.dataset
+        for suite in spec.evaluation.suites:
+            yield f"evaluation.suites[{suite.name}].dataset", suite.dataset

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from transformers import AutoModelForCausalLM
@@ -16,7 +17,7 @@ from rlhf_scoring.artifact import verify
 from rlhf_trainer.evaluate import read
 from rlhf_trainer.signature import signed_by
 
-from .tiny import World, inherited_environment
+from .tiny import World, inherited_environment, make_base
 
 GOLD = """
 def grade(prompt, response, row):
@@ -41,8 +42,11 @@ def test_a_trained_policy_is_evaluated_judged_published_and_signed(world: Callab
     gold = tmp_path / "gold.py"
     gold.write_text(GOLD)
     held_out = tmp_path / "evaluation.jsonl"
-    held_out.write_text("".join(json.dumps({"prompt": f"{first} {last}"}) + "\n" for first in ("no", "yes", "good")
+    held_out.write_text("".join(json.dumps({"prompt": f"{first} {last}", "first": first}) + "\n"
+                                for first in ("no", "yes", "good")
                                 for last in ("late", "help", "soon", "please", "thanks", "order")))  # fmt: skip
+    sums = tmp_path / "sums.jsonl"
+    sums.write_text("".join(json.dumps({"prompt": f"{word} {word} {word}"}) + "\n" for word in ("no", "yes", "good")))
     tiny = world(
         training={"steps": 25},
         checkpoints={"everySteps": 25},
@@ -63,16 +67,41 @@ def test_a_trained_policy_is_evaluated_judged_published_and_signed(world: Callab
                 "format": "Prompts",
                 "columns": {"prompt": "prompt"},
             },
-            "baselines": ["Base"],
+            "baselines": ["Base", "Parent"],
             "scorers": ["gold"],
             "minWinRate": 0.55,
+            "slices": {"columns": ["first"], "minSamples": 6, "maxDrop": 0.05},
+            "suites": [
+                {
+                    "name": "sums",
+                    "dataset": {
+                        "name": "suite-sums",
+                        "path": str(sums),
+                        "ref": "pvc://data/sums.jsonl",
+                        "format": "Prompts",
+                        "columns": {"prompt": "prompt"},
+                    },
+                    "scorer": "sorry",
+                    "maxDrop": 0.5,
+                }
+            ],
         },
+        parentArtifact={"path": str(make_base(tmp_path / "parent", seed=1)), "ref": "pvc://models/parent"},
         output={"claim": "models", "path": "out", "alias": "latest", "sign": True},
     )
     run = tiny.start()
     assert run.wait() == 0, run.tail()
     result = tiny.result()
-    assert [(each.scorer, each.baseline, each.prompts) for each in result.evaluation] == [("gold", "Base", 18)]
+    assert [(each.scorer, each.baseline, each.prompts) for each in result.evaluation] == [
+        ("gold", "Base", 18),
+        ("gold", "Parent", 18),
+    ]
+    assert {(each.column, each.value, each.samples) for each in result.slices} == {
+        ("first", word, 6) for word in ("no", "yes", "good")
+    }
+    assert [(each.suite, each.rows) for each in result.suites] == [("sums", 3)]
+    assert result.figures["evalKL/Policy"] == pytest.approx(result.figures["kl"], rel=0.5), "the same KL, other prompts"
+    assert {"evalDistinct2/Parent", "suite/sums/Policy", "gradNorm"} <= result.figures.keys()
     before, after = (read(tiny.workspace, subject).mean("gold") for subject in ("Base", "Policy"))
     assert before is not None
     assert after is not None
@@ -98,7 +127,7 @@ def test_a_trained_policy_is_evaluated_judged_published_and_signed(world: Callab
     lineage = verify(artifact, record.digest).lineage
     assert lineage.policy_digest == result.policy_digest
     assert set(lineage.scorers) == {"sorry", "gold"}
-    assert {each.name: each.used for each in lineage.datasets} == {"train": 36, "evaluation": 18}
+    assert {each.name: each.used for each in lineage.datasets} == {"train": 36, "evaluation": 18, "suite-sums": 3}
     assert signed_by(artifact, public)
     assert sum(1 for _ in AutoModelForCausalLM.from_pretrained(artifact, local_files_only=True).parameters()) > 0
     assert os.stat(artifact / "model.safetensors").st_nlink == 1, "a copy of its own"

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from judgekit.chatmodel import ChatModel, serving_model, verdict
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_scoring.build import build_scorers
 from rlhf_trainer import evaluate
 from rlhf_trainer.data import EVALUATION, Prepared, PreparedRow, prepare_all
 from rlhf_trainer.errors import ConfigError, Superseded
+from rlhf_trainer.evaluate import Answer
 from smalldata import MakePlan, dataset, evaluation, words, write_lines
 
 Rows = Sequence[PreparedRow]
@@ -44,8 +46,8 @@ def rows(plan: TrainingPlan, workspace: Path) -> Prepared:
 
 
 def run(subject: str, plan: TrainingPlan, rows: Prepared, workspace: Path, text: str, **more: Any) -> Any:
-    def generate(asked: Rows, seeds: Sequence[int]) -> list[str]:
-        return [text] * len(asked)
+    def generate(asked: Rows, seeds: Sequence[int]) -> list[Answer]:
+        return [Answer(text)] * len(asked)
 
     with build_scorers(plan.scorers) as scorers:
         return evaluate.measure(subject, rows, generate, scorers, plan=plan, workspace=workspace, **more)
@@ -54,9 +56,9 @@ def run(subject: str, plan: TrainingPlan, rows: Prepared, workspace: Path, text:
 def test_seeds_belong_to_the_row(plan: TrainingPlan, rows: Prepared, workspace: Path) -> None:
     asked: list[tuple[list[int], list[int]]] = []
 
-    def generate(given: Rows, seeds: Sequence[int]) -> list[str]:
+    def generate(given: Rows, seeds: Sequence[int]) -> list[Answer]:
         asked.append(([row.number for row in given], list(seeds)))
-        return ["x"] * len(given)
+        return [Answer("x")] * len(given)
 
     with build_scorers(plan.scorers) as scorers:
         for subject in ("Base", "Policy"):
@@ -94,9 +96,9 @@ def test_the_policy_is_measured_again_unless_it_is_the_same(
 def test_ranks_that_do_not_write_generate_only(plan: TrainingPlan, rows: Prepared, workspace: Path) -> None:
     asked: list[int] = []
 
-    def generate(given: Rows, seeds: Sequence[int]) -> list[str]:
+    def generate(given: Rows, seeds: Sequence[int]) -> list[Answer]:
         asked.append(len(given))
-        return ["x"] * len(given)
+        return [Answer("x")] * len(given)
 
     more: dict[str, Any] = {"plan": plan, "workspace": workspace, "write": False}
     assert evaluate.measure("Base", rows, generate, None, have=False, **more) is None
@@ -188,3 +190,102 @@ def test_scorers_are_recorded_with_their_digests(plan: TrainingPlan, workspace: 
 def test_a_subject_is_never_a_path(workspace: Path) -> None:
     with pytest.raises(ValueError, match="names no policy"):
         evaluate.read(workspace, "../../etc/passwd")
+
+
+def test_suites_are_measured_apart_by_their_own_scorer_and_kept_out_of_training(
+    make_plan: MakePlan, tmp_path: Path, workspace: Path
+) -> None:
+    train = write_lines(tmp_path / "t.jsonl", {"prompt": "train on this"}, {"prompt": "what is 2 plus 2"})
+    held_out = write_lines(tmp_path / "e.jsonl", {"prompt": "question"})
+    sums = write_lines(tmp_path / "s.jsonl", *[{"prompt": f"what is {at} plus 2"} for at in range(4)])
+    suite = {"name": "sums", "dataset": dataset(sums, "suite-sums"), "scorer": "yes", "maxDrop": 0.1}
+    made = make_plan(
+        dataset(train), evaluation=evaluation(held_out, suites=[suite]), scorers=SCORERS, rewards=[{"scorer": "short"}]
+    )
+    assert made.evaluation is not None
+    assert made.evaluation.suites is not None
+    sets = prepare_all(made, workspace, words)
+    assert (sets["train"].record.used, sets["train"].record.dropped) == (1, {"InEvaluation": 1})
+    assert "row 3 of the suite-sums set" in str(sets["train"].report.dropped)
+    for subject, text in (("Base", "yes"), ("Policy", "no")):
+        run(subject, made, sets["suite-sums"], workspace, text, suite=made.evaluation.suites[0])
+    assert not evaluate.exists(workspace, "Base"), "a suite is not the evaluation set"
+    (score,) = evaluate.suite_scores(made, workspace)
+    assert (score.suite, score.scorer, score.mean, score.baseline_mean, score.rows) == ("sums", "yes", 0.0, 1.0, 4)
+    assert evaluate.figures(made, workspace) == {"suite/sums/Base": 1.0, "suite/sums/Policy": 0.0}
+
+
+def test_a_plan_without_suites_and_slices_has_the_digest_it_had(plan: TrainingPlan) -> None:
+    assert plan.evaluation is not None
+    assert not {"suites", "slices"} & plan.evaluation.dump().keys()
+
+
+def sliced(make_plan: MakePlan, tmp_path: Path, column: str) -> TrainingPlan:
+    rows = [{"prompt": f"question {at}", "kind": "even" if at % 2 == 0 else "odd"} for at in range(10)]
+    return make_plan(
+        dataset(write_lines(tmp_path / "t.jsonl", {"prompt": "train on this"})),
+        evaluation=evaluation(
+            write_lines(tmp_path / "e.jsonl", *rows), scorers=["yes"], slices={"columns": [column], "minSamples": 5}
+        ),
+        scorers=SCORERS,
+        rewards=[{"scorer": "short"}],
+    )
+
+
+def test_slices_show_which_part_fell_and_how_far(make_plan: MakePlan, tmp_path: Path, workspace: Path) -> None:
+    made = sliced(make_plan, tmp_path, "kind")
+    rows = prepare_all(made, workspace, words)[EVALUATION]
+    run("Base", made, rows, workspace, "yes")
+
+    def generate(given: Rows, seeds: Sequence[int]) -> list[Answer]:
+        return [Answer("no" if row.fields["kind"] == "odd" else "yes", 2.0) for row in given]
+
+    with build_scorers(made.scorers) as scorers:
+        evaluate.measure("Policy", rows, generate, scorers, plan=made, workspace=workspace)
+    worst, other = evaluate.all_slices(made, workspace)
+    assert (worst.column, worst.value, worst.scorer, worst.samples, worst.drop) == ("kind", "odd", "yes", 5, 1.0)
+    assert other.drop == 0.0
+    known = evaluate.figures(made, workspace)
+    assert known["evalKL/Policy"] == 2.0
+    assert "evalKL/Base" not in known
+    assert known["evalCharacters/Policy"] == 2.5
+
+
+def test_a_column_that_no_row_has_is_refused_before_anything_is_trained(
+    make_plan: MakePlan, tmp_path: Path, workspace: Path
+) -> None:
+    made = sliced(make_plan, tmp_path, "language")
+    rows = prepare_all(made, workspace, words)[EVALUATION]
+    with pytest.raises(ConfigError, match=r"no row of the evaluation data has language; it has .*kind"):
+        run("Base", made, rows, workspace, "yes")
+
+
+@pytest.mark.parametrize(("favours", "win_rate"), [(None, 1.0), ("first", 0.5), ("second", 0.5)])
+def test_a_judge_that_compares_is_asked_in_both_orders_about_both_texts(
+    make_plan: MakePlan, tmp_path: Path, workspace: Path, favours: str | None, win_rate: float
+) -> None:
+    with serving_model(ChatModel()) as model:
+        if favours is not None:
+            honest_one = model.reply
+            model.reply = lambda asked: (
+                verdict(asked.ticket, better=favours) if "first answer" in asked.texts else honest_one(asked)
+            )
+        grader = {"llmJudge": {"url": model.url, "model": "judge", "rubric": "more good is better"}}
+        made = make_plan(
+            dataset(write_lines(tmp_path / "t.jsonl", {"prompt": "train on this"})),
+            evaluation=evaluation(
+                write_lines(tmp_path / "e.jsonl", *[{"prompt": f"question {at}"} for at in range(4)]),
+                scorers=["judge"],
+                minWinRate=0.1,
+            ),
+            scorers=[*SCORERS, {"name": "judge", "grader": grader}],
+            rewards=[{"scorer": "short"}],
+        )
+        rows = prepare_all(made, workspace, words)[EVALUATION]
+        run("Base", made, rows, workspace, "good")
+        measured = run("Policy", made, rows, workspace, "good good", version="a")
+    assert measured.judged("Base", "judge") == [win_rate] * 4
+    assert measured.judged("Base", "short") is None
+    (found,) = evaluate.comparisons(made, workspace)
+    assert found.win_rate == win_rate
+    assert found.mean > found.baseline_mean, "the scores alone would have called it a win"

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Comparison, TerminationMessage
 from rlhf_operator.rlhfjob.gate import passes
 from rlhf_operator.rlhfjob.reconcile import reconcile
+from rlhf_operator.rlhfjob.run import data_refs
 from rlhf_operator.rlhfjob.views import Observed
 
 from .factory import (
@@ -150,6 +152,36 @@ def test_each_comparison_is_held_against_the_limits_that_are_its(
 ) -> None:
     spec = spec_of(evaluation={**EVALUATION, "minWinRate": None, **limits})
     assert passes(Comparison.model_validate(COMPARISON | figures), spec) is passed
+
+
+def test_suites_and_the_worst_slices_are_shown_with_what_passed() -> None:
+    suite = {"name": "sums", "dataset": SPEC["dataset"], "scorer": "gold", "maxDrop": 0.02}
+    spec = spec_of(evaluation={**EVALUATION, "suites": [suite], "slices": {"columns": ["kind"], "minSamples": 10}})
+    resolved = frozen(spec)
+    assert isinstance(resolved.plan, TrainingPlan)
+    assert resolved.plan.evaluation is not None
+    (planned,) = resolved.plan.evaluation.suites or []
+    assert (planned.dataset.name, planned.max_drop) == ("suite-sums", 0.02)
+    assert "evaluation.suites[sums].dataset" in dict(data_refs(spec))
+    slices = [
+        {"scorer": "gold", "column": "kind", "value": value, "mean": 0.0, "baselineMean": 0.5, "samples": samples}
+        for value, samples in (("billing", 40), ("rare", 3))
+    ]
+    said = verdict(
+        planDigest=resolved.digest,
+        evaluation=[COMPARISON],
+        suites=[{"suite": "sums", "scorer": "gold", "mean": 0.4, "baselineMean": 0.5, "rows": 20}],
+        slices=slices,
+    )
+    plan = reconcile(running(spec, attempts=(job(1, dead(0, 0), dead(1, 0), complete=True, verdict=said),)), NOW)
+    assert plan.status is not None
+    shown = plan.status["evaluation"]
+    assert shown["suites"] == [{"name": "sums", "score": 0.4, "baselineScore": 0.5, "passed": False}]
+    assert [(each["value"], each["drop"], each["passed"]) for each in shown["slices"]] == [
+        ("billing", 0.5, False),
+        ("rare", 0.5, True),
+    ]
+    assert "suite:sums" in plan.status["effective"]["metrics"]
 
 
 def test_figures_that_did_not_fit_into_the_last_words_are_said_to_be_missing() -> None:

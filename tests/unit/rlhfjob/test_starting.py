@@ -50,10 +50,16 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
         },
         "warmStart.training.microBatchSize other than training.microBatchSize",
     ),
-    ({"evaluation": {**EVALUATION, "slices": {"columns": ["category"]}}}, "evaluation.slices"),
     (
-        {"evaluation": {**EVALUATION, "suites": [{"name": "a", "dataset": SPEC["dataset"], "scorer": "gold"}]}},
-        "evaluation.suites",
+        {
+            "evaluation": {
+                **EVALUATION,
+                "suites": [
+                    {"name": "a", "dataset": {"s3": {"uri": "s3://b/x"}, "format": "Prompts"}, "scorer": "gold"}
+                ],
+            }
+        },
+        "evaluation.suites[a].dataset.s3",
     ),
     (
         {"scorers": [*SPEC["scorers"], {"name": "tests", "grader": {"unitTests": {}}}]},
@@ -109,7 +115,14 @@ def test_what_is_supported_is_not_refused() -> None:
         scorers=[*SPEC["scorers"], *graders],
         warmStart=warm,
         guards=guards,
-        evaluation={**EVALUATION, "baselines": ["Base", "WarmStart"], "everySteps": 4},
+        parentArtifact={"pvc": {"claimName": "models", "path": "last"}},
+        evaluation={
+            **EVALUATION,
+            "baselines": ["Base", "WarmStart", "Parent"],
+            "everySteps": 4,
+            "suites": [{"name": "sums", "dataset": SPEC["dataset"], "scorer": "a", "maxDrop": 0.02}],
+            "slices": {"columns": ["category"]},
+        },
     )
     assert list(unsupported_fields(spec)) == []
     assert len(reconcile(observed(spec), NOW).create) == 2

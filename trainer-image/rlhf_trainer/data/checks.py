@@ -1,5 +1,7 @@
 """Rows held against other rows: duplicates, contradictions, what is in the evaluation set, near repetitions."""
 
+from collections.abc import Mapping
+
 from rlhf_operator.api.shared import Format
 
 from .reasons import EXAMPLES_KEPT, Counter, DropReason, Example, Tally, example
@@ -19,7 +21,7 @@ Problem = tuple[DropReason, int, str]
 class Checks:
     """Everything that one data set's rows are held against beside themselves."""
 
-    def __init__(self, wanted: Format, held_out: Prepared | None) -> None:
+    def __init__(self, wanted: Format, held_out: Mapping[str, Prepared]) -> None:
         self.index = RowIndex(wanted)
         self.held_out = HeldOut(held_out)
         self.near_duplicates = NearDuplicates()
@@ -79,19 +81,23 @@ class RowIndex:
 
 
 class HeldOut:
-    """The evaluation prompts, which must not be trained on: a gate on known questions says nothing."""
+    """The prompts of evaluation and suites, which must not be trained on: a gate on known questions says nothing."""
 
-    def __init__(self, evaluation: Prepared | None) -> None:
-        prompts = [] if evaluation is None else list(evaluation.prompts())
-        self._rows = {key(prompt): number for number, prompt in prompts}
+    def __init__(self, sets: Mapping[str, Prepared]) -> None:
+        found = [
+            (f"row {number} of the {name} set", text) for name, rows in sets.items() for number, text in rows.prompts()
+        ]
+        self._places = [place for place, _ in found]
+        prompts = [(at, text) for at, (_, text) in enumerate(found)]
+        self._rows = {key(prompt): at for at, prompt in prompts}
         self._near: NearIndex | None = near_to(prompts) if prompts else None
 
     def exact(self, row: Row) -> Problem | None:
         """Why a row can't be trained on, when its very prompt is held out."""
-        number = self._rows.get(key(row.prompt))
-        if number is None:
+        at = self._rows.get(key(row.prompt))
+        if at is None:
             return None
-        return DropReason.IN_EVALUATION, row.number, f"its prompt is row {number} of the evaluation set"
+        return DropReason.IN_EVALUATION, row.number, f"its prompt is {self._places[at]}"
 
     def without_near(self, rows: list[Row], counter: Counter) -> list[Row]:
         """The rows whose prompts are not nearly held-out ones; the others are counted."""
@@ -100,12 +106,11 @@ class HeldOut:
         kept = []
         texts = ((row.number, row.prompt) for row in rows)
         for row, signature in zip(rows, signatures(texts), strict=True):
-            number = self._near.find(signature)
-            if number is None:
+            at = self._near.find(signature)
+            if at is None:
                 kept.append(row)
             else:
-                detail = f"its prompt is nearly row {number} of the evaluation set"
-                counter.add(DropReason.NEAR_EVALUATION, row.number, detail)
+                counter.add(DropReason.NEAR_EVALUATION, row.number, f"its prompt is nearly {self._places[at]}")
         return kept
 
 

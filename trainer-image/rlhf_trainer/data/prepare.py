@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DATA = "data"
 EVALUATION, WARM_START, TRAIN = "evaluation", "warmStart", "train"
 LEARNS_FROM_JUDGEMENTS = (Algorithm.DPO, Algorithm.KTO)
+_SUITE = "suite-"
 _COLUMNS_SHOWN = 40
 
 Check = Callable[[], None]
@@ -45,18 +46,18 @@ def prepare_all(
     for left in directory.glob(".*"):
         # Half-written by an attempt that was killed; one that still runs has been superseded.
         shutil.rmtree(left, ignore_errors=True)
-    evaluation = None
+    held_out: dict[str, Prepared] = {}
     for name, dataset in _datasets(plan):
         folder = directory / name
         if not (folder / REPORT_FILE).is_file():
             with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=directory) as temporary:
                 work = Path(temporary) / name
                 work.mkdir()
-                _prepare_one(name, dataset, plan, work, encode, evaluation)
+                _prepare_one(name, dataset, plan, work, encode, held_out if _is_trained_on(name) else {})
                 before_rename()
                 _rename(work, folder)
-        if name == EVALUATION:
-            evaluation = _load_one(plan, directory, name, dataset)
+        if not _is_trained_on(name):
+            held_out[name] = _load_one(plan, directory, name, dataset)
     return load_all(plan, workspace)
 
 
@@ -66,12 +67,23 @@ def load_all(plan: TrainingPlan, workspace: Path) -> dict[str, Prepared]:
 
 
 def _datasets(plan: TrainingPlan) -> Iterator[tuple[str, PlanDataset]]:
-    """The plan's data sets by folder; the evaluation set first, for the others are held against it."""
+    """The plan's data sets by folder; evaluation and suites first, for what is trained on is held against them."""
     if plan.evaluation is not None:
         yield EVALUATION, plan.evaluation.dataset
+        for suite in plan.evaluation.suites or []:
+            yield suite_folder(suite.name), suite.dataset
     if plan.warm_start is not None:
         yield WARM_START, plan.warm_start.dataset
     yield TRAIN, plan.dataset
+
+
+def suite_folder(name: str) -> str:
+    """The folder of a suite's rows."""
+    return f"{_SUITE}{name}"
+
+
+def _is_trained_on(name: str) -> bool:
+    return name != EVALUATION and not name.startswith(_SUITE)
 
 
 def _load_one(plan: TrainingPlan, directory: Path, name: str, dataset: PlanDataset) -> Prepared:
@@ -82,8 +94,9 @@ def _load_one(plan: TrainingPlan, directory: Path, name: str, dataset: PlanDatas
 
 
 def _key(plan: TrainingPlan, name: str, dataset: PlanDataset) -> str:
-    held_out = plan.evaluation.dataset.dump() if plan.evaluation is not None and name != EVALUATION else None
-    return digest_of("data/1", dataset.dump(), plan.generation.dump(), held_out)
+    held_out = plan.evaluation.dataset.dump() if plan.evaluation is not None and _is_trained_on(name) else None
+    suites = [suite.dataset.dump() for suite in (plan.evaluation.suites if plan.evaluation is not None else None) or []]
+    return digest_of("data/1", dataset.dump(), plan.generation.dump(), held_out, *suites)
 
 
 def _rename(work: Path, folder: Path) -> None:
@@ -100,7 +113,7 @@ def _rename(work: Path, folder: Path) -> None:
 
 
 def _prepare_one(
-    name: str, dataset: PlanDataset, plan: TrainingPlan, work: Path, encode: Encode, held_out: Prepared | None
+    name: str, dataset: PlanDataset, plan: TrainingPlan, work: Path, encode: Encode, held_out: Mapping[str, Prepared]
 ) -> None:
     # Here and not at the top: MinHash brings a library that takes seconds to import, and resumes don't need it.
     from .checks import Checks

@@ -95,3 +95,5 @@ class Trained:
     weights: Callable[[], Mapping[str, Tensor]]
     """The policy's whole weights, named as its Hugging Face model names them; takes every rank."""
     whole: Whole
+    reference: Callable[..., Any] | None = None
+    """The reference model that KL is measured to, called as a PolicyModel is; None where the training has none."""

@@ -79,4 +79,5 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
         last=loop.last,
         weights=trainer.weights,
         whole=policy.whole,
+        reference=reference,
     )

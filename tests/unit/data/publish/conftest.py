@@ -60,7 +60,7 @@ def finish(plan: TrainingPlan, workspace: Path) -> Finish:
                     evaluate.measure(
                         subject,
                         sets[EVALUATION],
-                        lambda rows, seeds, text=text: [text] * len(rows),
+                        lambda rows, seeds, text=text: [evaluate.Answer(text)] * len(rows),
                         scorers,
                         plan=plan,
                         workspace=workspace,

@@ -8,6 +8,7 @@ from pathlib import Path
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_scoring.artifact import MANIFEST_FILE, verify
 from rlhf_trainer import publish
+from rlhf_trainer.files import digest_bytes
 from smalldata import MakePlan, dataset, write_lines
 
 from .conftest import DIGEST, Finish, everything
@@ -78,8 +79,14 @@ def test_a_failed_gate_publishes_nothing_and_names_the_figure(
     assert "yes over Base: win rate 0.500, lower bound" in message.message
     assert "< minWinRate 0.55 (40 prompts)" in message.message
     assert record.ref == f"workspace://{workspace.name}/attempts/1/policy"
-    assert not output.exists()
+    assert [path.name for path in output.iterdir()] == ["refused"], "no artifact, no alias"
+    (word,) = (output / "refused").iterdir()
+    assert word.name == f"{record.digest.replace(':', '-')}.json"
+    assert digest_bytes(word.read_bytes()) == record.digest
+    refused = json.loads(word.read_bytes())
+    assert (refused["gate"], refused["gateMessage"]) == ("Failed", record.gate_message)
     assert len(message.evaluation) == 1
+    assert publish.publish(plan, workspace, output, key).artifact == record
 
 
 def test_the_gate_is_judged_by_the_rows_not_by_what_result_json_says(
