@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.guards import (
+    DEFAULT_DROP,
     AllMaskedGuard,
     EntropyGuard,
     KLGuard,
@@ -18,7 +19,6 @@ from rlhf_operator.api.guards import (
 )
 from rlhf_operator.api.plan import PlanGuard
 
-DEFAULT_DROP = 0.1
 LENGTH_RATIO = "lengthRatio"
 """Mean length of a step's responses over that of step 1, which are the reference model's: nothing was updated yet."""
 

@@ -132,6 +132,9 @@ class Guard(Model):
 DEFAULT_GUARDS: tuple[Guard, ...] = (Guard(name="finite", non_finite=NonFiniteGuard()),)
 """Guards of every run, unless an entry of the same name replaces them."""
 
+DEFAULT_DROP = 0.1
+"""`rewardHacking.drop` where there is a monitor and none is given."""
+
 _GENERATE = frozenset({Algorithm.PPO, Algorithm.GRPO, Algorithm.RLOO})
 _LEARNS_FROM_JUDGEMENTS = frozenset({Algorithm.DPO, Algorithm.KTO})
 _ON_PROMPTS = frozenset({"kl", "entropy", "slow_convergence"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlhf_operator.api import plan as api
 from rlhf_operator.api.graders import NamedScorer
-from rlhf_operator.api.guards import DEFAULT_GUARDS, Guard
+from rlhf_operator.api.guards import DEFAULT_DROP, DEFAULT_GUARDS, Guard
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.intents import OperatorDefaults
 from rlhf_operator.common.names import Owner
@@ -96,9 +96,11 @@ def _warm_start(spec: RLHFJobSpec, contents: parts.Contents) -> api.PlanWarmStar
 
 
 def _guard(guard: Guard) -> api.PlanGuard:
-    return api.PlanGuard(
-        name=guard.name, patience=guard.patience, **{kind: getattr(guard, kind) for kind in guard.one_of}
-    )
+    limits = {kind: getattr(guard, kind) for kind in guard.one_of}
+    hacking = guard.reward_hacking
+    if hacking is not None and hacking.monitor is not None and hacking.drop is None:
+        limits["reward_hacking"] = hacking.model_copy(update={"drop": DEFAULT_DROP})
+    return api.PlanGuard(name=guard.name, patience=guard.patience, **limits)
 
 
 def _evaluation(spec: RLHFJobSpec, contents: parts.Contents) -> api.PlanEvaluation | None:

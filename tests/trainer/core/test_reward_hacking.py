@@ -133,7 +133,8 @@ def test_reward_hacking_is_stopped_its_last_good_checkpoint_kept_and_its_policy_
     assert rest.wait() == 0, rest.tail()
     warned = [event for event in rest.events("step") if event["warnings"]]
     assert warned
-    assert "guard hacking: score/gold" in warned[0]["warnings"][0]
+    assert warned[0]["step"] == stopped
+    assert message.message.startswith(warned[0]["warnings"][0]), "what the guard remembers came with the checkpoint"
     output = tmp_path / "output/out"
     refused = command(tiny, "publish", "--workspace", str(tiny.workspace), "--output", str(output))
     assert refused.reason == "GateFailed"

@@ -11,6 +11,7 @@ import pytest
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Comparison, TerminationMessage
 from rlhf_operator.rlhfjob.gate import passes
+from rlhf_operator.rlhfjob.plan import uses_training_reward
 from rlhf_operator.rlhfjob.reconcile import reconcile
 from rlhf_operator.rlhfjob.run import data_refs
 from rlhf_operator.rlhfjob.views import Observed
@@ -215,8 +216,22 @@ def test_figures_that_did_not_fit_into_the_last_words_are_said_to_be_missing() -
     assert f"held; {missing}" in condition(reconcile(after, NOW), "Evaluated")["message"]
 
 
-def test_a_gate_by_the_training_reward_warns() -> None:
-    spec = spec_of(evaluation={**EVALUATION, "scorers": ["short"]})
+SUITE = {"name": "sums", "dataset": SPEC["dataset"]}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "warns"),
+    [
+        ({"scorers": ["short"]}, True),
+        ({"scorers": [], "minWinRate": None, "suites": [{**SUITE, "scorer": "short"}]}, True),
+        ({"scorers": ["short"], "suites": [{**SUITE, "scorer": "gold"}]}, False),
+    ],
+)
+def test_a_gate_by_the_training_reward_alone_warns(evaluation: dict[str, Any], warns: bool) -> None:
+    spec = spec_of(evaluation={**EVALUATION, **evaluation})
+    if not warns:
+        assert not uses_training_reward(spec)
+        return
     said = verdict(artifact=artifact(gateMessage="held"))
     plan = reconcile(trained(spec=spec, plan=frozen(spec), publish=publishing(complete=True, verdict=said)), NOW)
     assert is_status(plan, "Evaluated") == "True/GateUsesTrainingReward"

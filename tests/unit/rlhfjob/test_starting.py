@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.intents import Plan, WriteFailure
 from rlhf_operator.common.resources import JOBS, PVCS
@@ -151,6 +152,18 @@ def test_a_guard_that_no_figure_of_the_run_can_wake_is_refused_by_name(changes: 
     assert (plan.create, plan.apply) == ((), ())
     assert is_status(plan, "Stalled") == "True/InvalidSpec"
     assert words in condition(plan, "Stalled")["message"]
+
+
+def test_the_plan_says_how_far_a_monitor_may_fall() -> None:
+    spec = spec_of(
+        scorers=[*SPEC["scorers"], {"name": "watch", "grader": {"length": {"max": 3}}}],
+        monitors=["watch"],
+        guards=[{"name": "hacking", "rewardHacking": {"monitor": "watch"}}],
+    )
+    plan = frozen(spec).plan
+    assert isinstance(plan, TrainingPlan)
+    (hacking,) = [guard.reward_hacking for guard in plan.guards if guard.reward_hacking is not None]
+    assert hacking.drop == 0.1
 
 
 def missing(**changes: Any) -> References:
