@@ -37,8 +37,8 @@ class Write:
     """time.monotonic() when it came."""
 
 
-Due = Callable[[int, Write], bool]
-"""Whether a write, by its number from 1, is the one at which the writer is to be killed."""
+Due = Callable[[Write], bool]
+"""Asked once of every write in their order: whether the writer is to be killed at it."""
 
 
 class Front:
@@ -49,7 +49,7 @@ class Front:
         self.address = urlsplit(self._credentials.server).netloc
         self.writes: list[Write] = []
         self._kill: Callable[[], None] | None = None
-        self._due: Due = lambda _number, _write: False
+        self._due: Due = lambda _: False
         self._answered = False
         self._lock = threading.Lock()
         self.life = 0
@@ -78,7 +78,7 @@ class Front:
         self._hang_up()
 
     def kill_when(self, due: Due, kill: Callable[[], None], *, answered: bool) -> None:
-        """Count writes anew, and call `kill` at the first that is due: before it is passed on, or once answered."""
+        """Note writes anew, and call `kill` at the first that is due: before it is passed on, or once answered."""
         with self._lock:
             self.writes, self._due, self._answered, self._kill = [], due, answered, kill
 
@@ -113,8 +113,7 @@ class Front:
             return life == self.life
 
     def _is_due(self, write: Write) -> bool:
-        number = next((number for number, each in enumerate(self.writes, 1) if each is write), 0)
-        return self._kill is not None and number > 0 and self._due(number, write)
+        return self._kill is not None and self._due(write)
 
     def _end(self) -> None:
         kill, self._kill = self._kill, None

@@ -43,7 +43,7 @@ def comes_to(mark: str, after: str) -> Due:
     """At the first write of the route that marks one step after another was marked."""
     seen: list[str | None] = []
 
-    def due(_: int, write: Write) -> bool:
+    def due(write: Write) -> bool:
         seen.append(step(write))
         return seen[-1] == mark and after in seen
 
@@ -64,7 +64,8 @@ def test_a_leader_that_is_killed_is_followed_within_its_lease_and_the_rollout_en
     with ExitStack() as stack:
         world = stack.enter_context(opened(bed, "replicas"))
         settings = FAST | LEASE | {"NAMESPACES": world.namespace, "LEASE_NAMESPACE": world.namespace}
-        fronts, replicas = [], []
+        fronts: list[Front] = []
+        replicas: list[OperatorProcess] = []
         for name, wrong in (("leader", 0), ("standby", off)):
             front = stack.enter_context(Front(bed.kubeconfig, tmp_path / name))
             identity, clock = {"IDENTITY": name}, {OFF: str(wrong)}
