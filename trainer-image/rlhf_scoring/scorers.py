@@ -15,6 +15,7 @@ from .graders.unit_tests import UnitTests
 from .judge import Judge, Missing, Row, row_number
 
 _TIMES_KEPT = 1024
+_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,11 @@ class Timing:
     missing: int
     timeouts: int
     failed: int
-    """Texts that the grader raised on."""
+    """Texts that the grader raised on, or took too long for."""
     last_missing: str
     """Why the last text without a score has none; empty while every text has one."""
+    last_failed: str
+    """Row and reason of the last failure."""
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class _Tally:
     timeouts: int = 0
     failed: int = 0
     last_missing: str = ""
+    last_failed: str = ""
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES_KEPT))
 
 
@@ -86,6 +90,8 @@ class Scorers:
             tally.timeouts += judgement.timed_out
             tally.failed += judgement.failed
             tally.last_missing = judgement.reason
+            if judgement.failed:
+                tally.last_failed = judgement.reason
             scores.append(None)
         return scores
 
@@ -106,7 +112,17 @@ class Scorers:
         tally = self._tallies[name]
         ordered = sorted(tally.seconds)
         p95 = ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else 0.0
-        return Timing(tally.texts, p95, tally.missing, tally.timeouts, tally.failed, tally.last_missing)
+        return Timing(
+            tally.texts, p95, tally.missing, tally.timeouts, tally.failed, tally.last_missing, tally.last_failed
+        )
+
+    def failures(self) -> dict[str, str]:
+        """In words, by name: on how many texts a scorer failed so far, and the last one's row and reason."""
+        return {
+            name: f"{tally.failed} of {tally.texts} texts; the last: {tally.last_failed[:_REASON]}"
+            for name, tally in self._tallies.items()
+            if tally.failed
+        }
 
     def close(self) -> None:
         """End helper processes and free models; may be called twice."""
