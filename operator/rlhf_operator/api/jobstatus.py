@@ -37,7 +37,7 @@ class Progress(StatusModel):
     """Tokens generated and trained per second."""
     eta_seconds: int | None = None
     """Expected time until the last step, in seconds."""
-    scorers: list[ScorerProgress] = []
+    scorers: list[ScorerProgress] | None = None
     """How long each scorer takes, on rank 0."""
     updated_at: Time | None = None
     """When the operator first read these figures."""

@@ -43,9 +43,8 @@ def progress_status(
         loss=reading.loss,
         accuracy=reading.accuracy,
         tokens_per_second=reading.tokens_per_second,
-        scorers=[
-            ScorerProgress(name=each.name, p95_seconds=each.p95_seconds) for each in reading.scorers[:MAX_SCORERS]
-        ],
+        scorers=[ScorerProgress(name=each.name, p95_seconds=each.p95_seconds) for each in reading.scorers[:MAX_SCORERS]]
+        or None,
         eta_seconds=None if reading.eta_seconds is None else round(reading.eta_seconds),
         updated_at=now,
     )
