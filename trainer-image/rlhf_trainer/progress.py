@@ -114,7 +114,12 @@ class Reporter:
         )
         self._finished_steps.inc()
         self.figures(figures)
-        say("step", step=step, **{name: round_figure(value) for name, value in figures.items()}, warnings=warnings)
+        say(
+            "step",
+            step=step,
+            **{name: round_figure(value) for name, value in figures.items()},
+            warnings=self._warnings(),
+        )
 
     def evaluated(self, step: int, means: Mapping[str, float]) -> None:
         """An evaluation between steps is done. means: mean score by scorer; rlhf_eval_score{scorer="helpful"}."""
