@@ -21,6 +21,7 @@ from .errors import GuardStopped, Interrupted, Superseded
 from .fencing import Workspace
 from .files import write_durably
 from .guards import Guards, GuardState, Violation
+from .pace import Pace
 from .progress import Reporter, say
 from .signals import StopFlag
 
@@ -78,10 +79,16 @@ class Boundary:
     """Runs on all ranks after every step."""
     after_save: Callable[[Checkpoint], None] = lambda checkpoint: None
     """Runs on rank 0 after every checkpoint."""
+    pace: Pace = field(init=False)
+    """What the time left is reckoned from; whoever evaluates between steps tells it."""
     slowest_save_seconds: float = 0.0
     last: Checkpoint | None = None
     figures: dict[str, float] = field(default_factory=dict)
-    _seconds: list[float] = field(default_factory=list)
+    _saved_seconds: float | None = None
+    _waited_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.steps, self.checkpoints.every_steps)
 
     def find(self, minimum_step: int = 0) -> Checkpoint | None:
         """The newest complete checkpoint, told of and remembered; what it holds of weights is read elsewhere."""
@@ -104,16 +111,18 @@ class Boundary:
         last: a checkpoint is due whatever its number. Raises GuardStopped, Superseded.
         """
         self.figures = figures
-        self._seconds = [*self._seconds[-9:], seconds]
-        _finish_figures(figures, seconds)
+        self._finish_figures(figures, seconds)
         figures |= self.guards.derive(figures)
         warnings = self._guard(step, figures)
         self._refuse_last(step, figures)
+        self.pace.step_took(seconds)
         if self.reporter is not None:
-            eta = (self.steps - step) * sum(self._seconds) / len(self._seconds)
-            self.reporter.step(step, figures, eta, warnings)
+            self.reporter.step(step, figures, self.pace.seconds_left(step), warnings)
         self.beat()
+        started = time.monotonic()
         self.after_step(step)
+        if self.pace.evaluates(step):
+            self.pace.evaluation_took(time.monotonic() - started)
         order = agree(self.group, self.workspace, self.stop)
         if order is Order.GIVE_WAY:
             self.workspace.check()
@@ -121,6 +130,7 @@ class Boundary:
         leave = order is Order.STOP and step < self.steps
         due = last or step == self.steps or step % self.checkpoints.every_steps == 0
         good = all(math.isfinite(value) for value in figures.values())
+        self._waited_before = self.group.waited.seconds
         return Next(save=good and (due or (leave and self._time_to_save())), leave=leave)
 
     def save(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
@@ -134,11 +144,14 @@ class Boundary:
                 write_durably(folder / STATE_FILE, state.model_dump_json(by_alias=True).encode())
 
         self.last = self.store.save(step, both, self.guards.crossed)
-        self.slowest_save_seconds = max(self.slowest_save_seconds, time.monotonic() - started)
+        self._saved_seconds = time.monotonic() - started
+        self.pace.save_took(self._saved_seconds)
+        self.slowest_save_seconds = max(self.slowest_save_seconds, self._saved_seconds)
         if self.reporter is not None:
             self.reporter.checkpoint(self.last.record())
         if self.group.is_main:
             self.after_save(self.last)
+        self._waited_before = self.group.waited.seconds
         return self.last
 
     def interrupted(self, step: int) -> Interrupted:
@@ -178,8 +191,11 @@ class Boundary:
                 reason="NotFinite",
             )
 
-
-def _finish_figures(figures: dict[str, float], seconds: float) -> None:
-    figures["secondsStep"] = seconds
-    if "responseTokens" in figures and "batchSize" in figures:
-        figures["tokensPerSecond"] = figures["responseTokens"] * figures.pop("batchSize") / seconds
+    def _finish_figures(self, figures: dict[str, float], seconds: float) -> None:
+        figures["secondsStep"] = seconds
+        figures["secondsWait"] = self.group.waited.seconds - self._waited_before
+        if self._saved_seconds is not None:
+            # Of the save behind the step before.
+            figures["secondsSave"], self._saved_seconds = self._saved_seconds, None
+        if "responseTokens" in figures and "batchSize" in figures:
+            figures["tokensPerSecond"] = figures["responseTokens"] * figures.pop("batchSize") / seconds

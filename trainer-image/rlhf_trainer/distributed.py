@@ -2,9 +2,10 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -61,6 +62,13 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")[:300]
 
 
+@dataclass
+class Waited:
+    """Seconds that this rank has spent in exchanges with its peers."""
+
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Group:
     """This rank and its peers. With one process every exchange is the identity and needs no process group."""
@@ -69,23 +77,33 @@ class Group:
     world_size: int
     local_rank: int
     device: torch.device
+    waited: Waited = field(default_factory=Waited, compare=False)
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which alone writes the workspace's shared files."""
         return self.rank == 0
 
+    @contextmanager
+    def _exchange(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            with _collective(what):
+                yield
+        finally:
+            self.waited.seconds += time.monotonic() - started
+
     def barrier(self, what: str) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
-            with _collective(what):
+            with self._exchange(what):
                 dist.barrier()
 
     def sum(self, values: Tensor, what: str = "a sum") -> Tensor:
         """Return the element-wise sum over ranks; same shape."""
         if self.world_size == 1:
             return values
-        with _collective(what):
+        with self._exchange(what):
             total = values.detach().clone()
             dist.all_reduce(total)
             return total
@@ -94,7 +112,7 @@ class Group:
         """Return the largest of one integer per rank."""
         if self.world_size == 1:
             return value
-        with _collective(what):
+        with self._exchange(what):
             found = torch.tensor([value], dtype=torch.int64, device=self.device)
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
             return int(found.item())
@@ -103,7 +121,7 @@ class Group:
         """Join equally shaped [rows, …] of every rank in rank order: [world × rows, …]."""
         if self.world_size == 1:
             return rows
-        with _collective(what):
+        with self._exchange(what):
             parts = [torch.empty_like(rows) for _ in range(self.world_size)]
             dist.all_gather(parts, rows.contiguous())
             return torch.cat(parts)
@@ -112,7 +130,7 @@ class Group:
         """Join the lists of every rank in rank order."""
         if self.world_size == 1:
             return list(items)
-        with _collective(what):
+        with self._exchange(what):
             parts: list[Any] = [None] * self.world_size
             dist.all_gather_object(parts, list(items))
             return [item for part in parts for item in part]
@@ -121,7 +139,7 @@ class Group:
         """Return rank 0's value on every rank."""
         if self.world_size == 1:
             return value
-        with _collective(what):
+        with self._exchange(what):
             box = [value]
             dist.broadcast_object_list(box, src=0)
             return box[0]

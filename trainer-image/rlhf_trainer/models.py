@@ -49,39 +49,53 @@ class ModelFactory:
 
     def trained_policy(self, path: Path, temperature: float, optimizer: Optimizer, accumulation: int) -> Engine:
         """Load a policy into an engine."""
-        module = self.policy(path, temperature)
+        module = PolicyModel(self.trained(path, reference=True), temperature, self._reentrant)
         check_head(module.model)
-        engine = self._engine("policy", module, self._checkpointed(module.model, module), optimizer, accumulation)
+        engine = self._engine("policy", module, module.model, optimizer, accumulation)
         if isinstance(engine, ZeroEngine) and self._reentrant:
-            engine.keep_replica(self.policy(path, temperature).requires_grad_(False))
+            replica = PolicyModel(self.trained(path, reference=True), temperature, self._reentrant)
+            engine.keep_replica(replica.requires_grad_(False))
         return engine
 
     def critic(self, path: Path, optimizer: Optimizer, accumulation: int) -> Engine:
         """Make a critic from a policy's backbone and a zero head."""
-        model = self.load(path)
+        model = self.trained(path)
         module = ValueModel(model.base_model, int(model.config.get_text_config().hidden_size))
-        return self._engine("critic", module, self._checkpointed(model, module), optimizer, accumulation)
+        return self._engine("critic", module, model, optimizer, accumulation)
 
-    def reference(self, path: Path, temperature: float) -> Callable[..., Any]:
-        """Load the frozen reference model."""
+    def reference(self, path: Path, temperature: float, policy: Engine) -> Callable[..., Any]:
+        """Load the frozen reference model; a policy that is trained as an adapter holds it already."""
+        if self.plan.lora is not None:
+            from .policy.adapters import reference_of
+
+            return reference_of(policy)
         return reference_engine(self.policy(path, temperature), self.group, self.plan.compute)
 
     def _engine(
-        self, name: str, module: torch.nn.Module, checkpointed: bool, optimizer: Optimizer, accumulation: int
+        self, name: str, module: torch.nn.Module, model: Any, optimizer: Optimizer, accumulation: int
     ) -> Engine:
         compute = self.plan.compute
-        module.train(checkpointed)
+        # Transformers recomputes in training mode only (dropout is 0 anyway).
+        module.train(recompute_activations(model, compute))
         if compute.zero_stage == 0:
             return PlainEngine(name, module, optimizer, self.group, compute.precision)
         return ZeroEngine(name, module, optimizer, self.group, compute, accumulation)
 
-    def _checkpointed(self, model: Any, module: torch.nn.Module) -> bool:
-        """Switch recomputation of activations on; Transformers does it in training mode only (dropout is 0 anyway)."""
-        if self.plan.compute.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": self._reentrant})
-            if self._reentrant:
-                model.enable_input_require_grads()
-        return self.plan.compute.gradient_checkpointing
+    def trained(self, path: Path, *, reference: bool = False) -> Any:
+        """Load a bare causal language model to be trained, whole or as an adapter.
+
+        reference: keep the adapter that it starts from beside the trained one.
+        """
+        lora = self.plan.lora
+        if lora is None:
+            return self.load(path)
+        # Here and not at the top: PEFT takes seconds to import.
+        from .policy.adapters import ADAPTER_FOLDER, add_adapter
+
+        start = path / ADAPTER_FOLDER if (path / ADAPTER_FOLDER).is_dir() else None
+        model = self.load(Path(self.plan.base_model.path) if start is not None else path)
+        add_adapter(model, lora, self.plan.training.seed, start, reference=reference)
+        return model
 
     def load(self, path: Path) -> Any:
         """Load a bare causal language model, dropout off."""
@@ -89,6 +103,17 @@ class ModelFactory:
         model = load_causal_lm(path, torch.float32, self.plan.compute.attention)
         model.config.use_cache = False
         return model
+
+
+def recompute_activations(model: Any, compute: PlanCompute) -> bool:
+    """Switch recomputation of activations on if the plan asks for it; returns whether it does."""
+    if compute.gradient_checkpointing:
+        # The kind that ZeRO-3's partitioned weights stand needs an input with a gradient.
+        reentrant = compute.zero_stage == 3
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        if reentrant:
+            model.enable_input_require_grads()
+    return compute.gradient_checkpointing
 
 
 def torch_settings(plan: TrainingPlan) -> None:

@@ -2,12 +2,16 @@
 
 import argparse
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_operator.api.plan import PROGRESS_PORT
 
 PROGRESS_PORT_VARIABLE = "RLHF_PROGRESS_PORT"
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(|k|M|G|T|Ki|Mi|Gi|Ti)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
+
+
+def quantity(text: str) -> int:
+    """Parse bytes as Kubernetes writes them: 80Gi, 500M, 1073741824."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no quantity of bytes: write 80Gi, 512Mi or a number")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

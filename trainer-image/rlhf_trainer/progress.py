@@ -4,17 +4,18 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
-from rlhf_operator.api.result import CheckpointRecord, Progress, ScorerReading
+from rlhf_operator.api.result import CheckpointRecord, Progress
+
+from .trackers import ETA, STEPS, Tracker
 
 MAX_WARNINGS = 10
-SLOW_SCORER_SECONDS = 1.0
 
 
 def say(event: str, **fields: Any) -> None:
@@ -26,12 +27,11 @@ def say(event: str, **fields: Any) -> None:
 class Reporter:
     """The figures of the run, kept for whoever asks."""
 
-    def __init__(self, plan_digest: str, attempt: int, steps: int) -> None:
+    def __init__(self, plan_digest: str, attempt: int, steps: int, trackers: Iterable[Tracker] = ()) -> None:
+        self._trackers = list(trackers)
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
-        self._of_guards: list[str] = []
-        self._of_scorers: list[str] = []
         self._finished_steps = Counter("rlhf_steps", "Steps finished by this attempt.", registry=self._registry)
         self._progress = Progress(
             plan_digest=plan_digest, attempt=attempt, step=0, steps=steps, updated_at=datetime.now(UTC)
@@ -78,6 +78,7 @@ class Reporter:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+        self._each_tracker(lambda tracker: tracker.close())
 
     def progress_json(self) -> bytes:
         """The progress as GET /progress answers it."""
@@ -97,9 +98,8 @@ class Reporter:
         """The run goes on behind this step."""
         self._update(step=step)
 
-    def step(self, step: int, figures: Mapping[str, float], eta_seconds: float, warnings: list[str]) -> None:
-        """A step is done."""
-        self._of_guards = warnings
+    def step(self, step: int, figures: Mapping[str, float], eta_seconds: float | None, warnings: list[str]) -> None:
+        """A step is done; `eta_seconds` is None where nothing is known of those to come."""
         self._update(
             step=step,
             reward=figures.get("reward"),
@@ -110,37 +110,24 @@ class Reporter:
             accuracy=figures.get("accuracy"),
             tokens_per_second=figures.get("tokensPerSecond"),
             eta_seconds=eta_seconds,
-            warnings=self._warnings(),
+            warnings=warnings[:MAX_WARNINGS],
         )
         self._finished_steps.inc()
         self.figures(figures)
-        say(
-            "step",
-            step=step,
-            **{name: round_figure(value) for name, value in figures.items()},
-            warnings=self._warnings(),
-        )
+        told = {**figures, STEPS: float(self._progress.steps), **({} if eta_seconds is None else {ETA: eta_seconds})}
+        self._each_tracker(lambda tracker: tracker.step(step, told))
+        # A terminal has the bar.
+        if not sys.stdout.isatty():
+            say("step", step=step, **{name: round_figure(value) for name, value in figures.items()}, warnings=warnings)
 
     def evaluated(self, step: int, means: Mapping[str, float]) -> None:
         """An evaluation between steps is done. means: mean score by scorer; rlhf_eval_score{scorer="helpful"}."""
         self.figures({f"evalScore/{scorer}": mean for scorer, mean in means.items()})
         say("evaluation", step=step, scores={scorer: round_figure(mean) for scorer, mean in means.items()})
 
-    def scorer_times(self, seconds: Mapping[str, float], failures: Mapping[str, str] | None = None) -> None:
-        """The 95th percentile of the time per text, by scorer, on rank 0: rlhf_scorer_seconds_p95{scorer="helpful"}.
-
-        failures: in words, by scorer; they are warned of until the attempt ends.
-        """
+    def scorer_times(self, seconds: Mapping[str, float]) -> None:
+        """The 95th percentile of the time per text, by scorer, on rank 0: rlhf_scorer_seconds_p95{scorer="helpful"}."""
         self.figures({f"scorerSecondsP95/{scorer}": value for scorer, value in seconds.items()})
-        self._of_scorers = [f"scorer {scorer} failed on {words}" for scorer, words in (failures or {}).items()]
-        self._of_scorers += [
-            f"scorer {scorer} takes {value:.1f} s for a text (95th percentile), and training waits for it: above "
-            f"{SLOW_SCORER_SECONDS:g} s it should be made faster, or asked in larger batches behind http"
-            for scorer, value in seconds.items()
-            if value > SLOW_SCORER_SECONDS
-        ]
-        readings = [ScorerReading(name=name, p95_seconds=float(f"{value:.2g}")) for name, value in seconds.items()]
-        self._update(scorers=readings, warnings=self._warnings())
 
     def figures(self, figures: Mapping[str, float]) -> None:
         """Set one gauge per figure; `score/helpful` becomes rlhf_score{scorer="helpful"}."""
@@ -156,8 +143,13 @@ class Reporter:
             gauge = self._gauges[metric]
             (gauge.labels(scorer) if scorer else gauge).set(value)
 
-    def _warnings(self) -> list[str]:
-        return [*self._of_guards, *self._of_scorers][:MAX_WARNINGS]
+    def _each_tracker(self, do: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                do(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                say("tracker-failed", message=f"{type(tracker).__name__} is let go: {error}"[:500])
 
     def _update(self, **fields: Any) -> None:
         with self._lock:

@@ -31,10 +31,12 @@ from rlhf_operator.api.result import (
 )
 from rlhf_operator.api.rewardgate import RewardGate
 from rlhf_operator.api.rewardplan import RewardPlan
-from rlhf_scoring.artifact import MANIFEST_FILE, RESERVED, Manifest, inventory, verify
+from rlhf_scoring.artifact import MANIFEST_FILE, RESERVED, ArtifactFile, Manifest, inventory, verify
 from rlhf_scoring.errors import ArtifactError
+from rlhf_scoring.tree import digest_bytes
 
 from . import evaluate
+from .card import CARD_FILE, card
 from .collect import NO_PLAN
 from .errors import ConfigError, Crash, TrainerError
 from .fencing import finished
@@ -99,9 +101,13 @@ def publish(
     else:
         comparisons = []
         judged = reward_verdict(gate, result.reward)
+    lineage, files, written = lineage_of(plan, workspace, result), inventory(policy), b""
+    if isinstance(plan, TrainingPlan):
+        written = card(plan, result, comparisons, judged, lineage).encode()
+        files = _with_card(files, written)
     manifest = Manifest(
-        files=inventory(policy),
-        lineage=lineage_of(plan, workspace, result),
+        files=files,
+        lineage=lineage,
         # A reward model's limits may change without making its version another one.
         gate=judged.gate if isinstance(plan, TrainingPlan) else None,
         gate_message=judged.message if isinstance(plan, TrainingPlan) else None,
@@ -122,7 +128,7 @@ def publish(
         public_key(key)
     elif plan.output.sign:
         raise ConfigError("output.signing is set, but no key was given to the publish pod", reason="SigningKeyMissing")
-    artifact = _place(policy, manifest, _confined(output), workspace.name)
+    artifact = _place(policy, written, manifest, _confined(output), workspace.name)
     if key is not None:
         sign(artifact, key)
     if plan.output.alias is not None:
@@ -156,8 +162,16 @@ def _confined(output: Path) -> Path:
     return output
 
 
-def _place(policy: Path, manifest: Manifest, output: Path, owner: str) -> Path:
-    """Copy the files beside their final place, then rename: a reader sees the whole artifact or none."""
+def _with_card(files: tuple[ArtifactFile, ...], written: bytes) -> tuple[ArtifactFile, ...]:
+    own = ArtifactFile(path=CARD_FILE, size_bytes=len(written), sha256=digest_bytes(written))
+    return tuple(sorted([*(file for file in files if file.path != CARD_FILE), own], key=lambda file: file.path))
+
+
+def _place(policy: Path, written: bytes, manifest: Manifest, output: Path, owner: str) -> Path:
+    """Copy the files beside their final place, then rename: a reader sees the whole artifact or none.
+
+    written: the model card; empty where there is none.
+    """
     final = output / manifest.digest().replace(":", "-")
     if final.exists():
         verify(final, manifest.digest())
@@ -169,7 +183,10 @@ def _place(policy: Path, manifest: Manifest, output: Path, owner: str) -> Path:
         work = Path(temporary, "artifact")
         work.mkdir()
         for file in manifest.files:
-            _copy(policy / file.path, work / file.path)
+            if written and file.path == CARD_FILE:
+                write_durably(work / CARD_FILE, written)
+            else:
+                _copy(policy / file.path, work / file.path)
         write_durably(work / MANIFEST_FILE, manifest.canonical())
         # The copies are what is published: they are what must be right.
         verify(work, manifest.digest())

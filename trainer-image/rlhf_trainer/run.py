@@ -7,16 +7,18 @@ import traceback
 from pathlib import Path
 
 from rlhf_operator.api.exitcodes import FailureClass
-from rlhf_operator.api.plan import PlanScorer, RunPlan, TrainingPlan
+from rlhf_operator.api.plan import PlanScorer, RunPlan, TrainingPlan, workspace_name
 
 from .distributed import Group, join, leave
 from .fencing import Workspace, finished
+from .history import History
 from .options import RunOptions, progress_port
 from .outcome import Outcome, leave_outcome, outcome_of
 from .plans import AnyPlan, read_plan
 from .progress import Reporter, say
 from .signals import StopFlag, heartbeat, show_stacks_on_signal
 from .supported import check_reward_model, check_supported
+from .trackers import trackers_of
 
 # A collective may be silent for longer than the watchdog waits, so that a hang is found where stacks are kept.
 _COLLECTIVE_MARGIN_SECONDS = 300.0
@@ -80,18 +82,20 @@ def _run(options: RunOptions) -> None:
         group = join(plan.compute, plan.timeouts.progress_seconds + _COLLECTIVE_MARGIN_SECONDS)
         beat()
         _claim(workspace, group)
-        reporter = _reporter(plan, options, group)
-        if isinstance(plan, TrainingPlan):
-            from .session import Session
+        reporter = _reporter(plan, options, workspace, group)
+        try:
+            if isinstance(plan, TrainingPlan):
+                from .session import Session
 
-            Session(plan, options, workspace, group, scorers, stop, beat, reporter).run()
-        else:
-            from .reward.session import RewardSession
+                Session(plan, options, workspace, group, scorers, stop, beat, reporter).run()
+            else:
+                from .reward.session import RewardSession
 
-            RewardSession(plan, options, workspace, group, scorers, stop, beat, reporter).run()
+                RewardSession(plan, options, workspace, group, scorers, stop, beat, reporter).run()
+        finally:
+            if reporter is not None:
+                reporter.close()
         group.barrier("the end of the run")
-        if reporter is not None:
-            reporter.close()
     leave()
 
 
@@ -105,12 +109,14 @@ def _claim(workspace: Workspace, group: Group) -> None:
     group.barrier("the claim of the workspace")
 
 
-def _reporter(plan: RunPlan, options: RunOptions, group: Group) -> Reporter | None:
+def _reporter(plan: RunPlan, options: RunOptions, workspace: Workspace, group: Group) -> Reporter | None:
     if not group.is_main:
         return None
     # How many steps it takes to pass over data is known once that is read.
     steps = (plan.training.steps or 0) if isinstance(plan, TrainingPlan) else 0
-    reporter = Reporter(plan.digest(), options.attempt, steps)
+    identity = workspace_name(plan.name, plan.digest())
+    trackers = trackers_of(os.environ, plan.name, identity, workspace.root, say)
+    reporter = Reporter(plan.digest(), options.attempt, steps, [History(workspace.own), *trackers])
     try:
         port = reporter.serve(progress_port())
     except OSError as error:

@@ -8,6 +8,7 @@ from torch import Tensor
 from .distributed import Group
 from .journal import Journal, Key, text_hash
 from .rewards import scores_tensor
+from .samples import SampleLog, scored_texts
 
 
 class Scorers(Protocol):
@@ -56,11 +57,19 @@ class DataRow(Protocol):
 class StepScorer:
     """Scores every rank's responses and gives all of them to every rank."""
 
-    def __init__(self, scorers: Scorers, names: Sequence[str], journal: Journal, group: Group) -> None:
+    def __init__(
+        self,
+        scorers: Scorers,
+        names: Sequence[str],
+        journal: Journal,
+        group: Group,
+        samples: SampleLog | None = None,
+    ) -> None:
         self._scorers = scorers
         self._names = list(dict.fromkeys(names))
         self._journal = journal
         self._group = group
+        self._samples = samples
 
     def score(self, step: int, rows: Sequence[DataRow], texts: Sequence[str]) -> dict[str, Tensor]:
         """Score this rank's rows and join the ranks' scores in rank order.
@@ -69,17 +78,21 @@ class StepScorer:
         """
         hashes = [text_hash(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
         found: dict[str, Tensor] = {}
+        own: dict[str, list[float | None]] = {}
         noted: list[tuple[Key, float | None]] = []
         for name in self._names:
             digest = self._scorers.digest(name)
             keys = [Key(step, digest, row.number, text) for row, text in zip(rows, hashes, strict=True)]
-            scores = self._one(name, keys, rows, texts)
+            scores = own[name] = self._one(name, keys, rows, texts)
             noted += zip(keys, scores, strict=True)
             tensor = scores_tensor(scores, device=self._group.device)
             found[name] = self._group.gather_rows(tensor, "the gathering of scores").cpu()
         everything = self._group.gather_list(noted, "the gathering of the reward journal")
         if self._group.is_main:
             self._journal.write(step, everything)
+            if self._samples is not None:
+                scored = scored_texts([(row.number, row.prompt) for row in rows], texts, own)
+                self._samples.saw(step, [key.row for key, _ in everything], scored)
         self._group.barrier("the reward journal")
         return found
 

@@ -11,10 +11,13 @@ from rlhf_operator.api.result import MAX_SLICES, Result
 from . import data, evaluate
 from .base import check_base, check_parent
 from .checkpoint import POLICY_FOLDER
+from .curves import CURVES_FILE, draw_curves
 from .data import Prepared
 from .distributed import Group
 from .fencing import RESULT_FILE, Workspace
 from .files import digest_tree
+from .history import read_history
+from .memory.check import check_memory
 from .models import torch_settings
 from .options import RunOptions
 from .progress import Reporter, say
@@ -49,6 +52,7 @@ class Session:
         plan, workspace, group = attempt.plan, attempt.workspace, attempt.group
         torch_settings(plan)
         base_digest = check_base(plan.base_model, "baseModel", workspace, group)
+        check_memory(plan, attempt.options.micro_batch_size, group.device)
         sets = self._data()
         measuring = Measuring(attempt, sets)
         if group.is_main and plan.evaluation is not None:
@@ -84,7 +88,7 @@ class Session:
         attempt, group = self._attempt, self._attempt.group
         plan, workspace = attempt.plan, attempt.workspace
         target = workspace.own / POLICY_FOLDER
-        attempt.save_policy(trained.weights, target)
+        attempt.save_result(trained.weights, target, base_digest)
         policy_digest = group.broadcast(digest_tree(target) if group.is_main else "", "the policy's digest")
         measuring.policy(trained.whole, policy_digest, trained.reference)
         if not group.is_main:
@@ -110,6 +114,8 @@ class Session:
             world_size=group.world_size,
             engine=trained.engine,
         )
+        if (curves := draw_curves(read_history(workspace))) is not None:
+            workspace.publish(CURVES_FILE, curves)
         workspace.publish(RESULT_FILE, result.model_dump_json(by_alias=True, indent=1).encode())
         say("result", policy=result.policy_digest, figures=result.figures)
 

@@ -87,8 +87,6 @@ def _unsupported_ppo(plan: TrainingPlan) -> list[str]:
         found.append("training.epochs is not for PPO: give training.steps")
     if plan.dataset.format is Format.DEMONSTRATIONS:
         found.append("dataset.format Demonstrations is for warmStart: PPO needs prompts")
-    if plan.lora is not None:
-        found.append("lora is not supported for PPO yet: remove it")
     return found
 
 

@@ -26,8 +26,6 @@ def offline_problems(plan: TrainingPlan, micro_batch_size: int) -> Iterator[str]
     formats = FORMATS[plan.algorithm]
     if plan.dataset.format not in formats:
         yield f"dataset.format {plan.dataset.format.value}: {name} learns from {' or '.join(formats)}"
-    if plan.lora is not None:
-        yield f"lora is not supported for {name} yet: remove it"
     if plan.dpo is not None and plan.dpo.label_smoothing > 0 and plan.dpo.loss is not DPOLoss.SIGMOID:
         yield f"dpo.labelSmoothing: the {plan.dpo.loss.value} loss has none; use Sigmoid, or 0"
     unit = plan.compute.world_size * micro_batch_size

@@ -23,7 +23,6 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     KEY_NOT_FOUND = "KeyNotFound"
     DIGEST_MISMATCH = "DigestMismatch"
-    HOST_NOT_ALLOWED = "HostNotAllowed"
 
     # Storage.
     STORAGE_READY = "StorageReady"

@@ -15,7 +15,9 @@ from rlhf_operator.common.reasons import Reason
 from rlhf_operator.runs.checks import Check, failed, passed
 
 ALGORITHMS = frozenset({"ppo", "sft", "dpo", "kto"})
+GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})
 OFFLINE = (Algorithm.SFT, Algorithm.DPO, Algorithm.KTO)
+LORA = (Algorithm.PPO, *OFFLINE)
 """Algorithms that learn from given responses."""
 SOURCES = frozenset({"pvc", "config_map"})
 
@@ -39,10 +41,15 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
         yield from (
             f"{field}.{to_camel(kind)}" for kind in DataRef.one_of if getattr(source, kind) and kind not in SOURCES
         )
+    for scorer in spec.scorers:
+        if scorer.grader is not None:
+            kind = next(kind for kind in scorer.grader.one_of if getattr(scorer.grader, kind) is not None)
+            if kind not in GRADERS:
+                yield f"scorers[{scorer.name}].grader.{to_camel(kind)}"
     if spec.rollout.engine != RolloutEngine.TRANSFORMERS:
         yield "rollout.engine"
-    if spec.lora is not None:
-        yield "lora"
+    if spec.lora is not None and spec.algorithm not in LORA:
+        yield f"lora with {spec.algorithm.value}"
     if spec.ppo is not None and spec.ppo.critic.init_from != CriticInit.POLICY:
         yield "ppo.critic.initFrom"
     if spec.ppo is not None and spec.dataset.format is Format.DEMONSTRATIONS:

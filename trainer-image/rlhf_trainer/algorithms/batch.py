@@ -56,6 +56,11 @@ class RolloutBatch:
             }
         )
 
+    @property
+    def tokens(self) -> float:
+        """Tokens of prompts and responses, without padding."""
+        return float(self.prompt_mask.sum() + self.response_mask.sum())
+
     def figures(self) -> dict[str, float]:
         """What is to be said of responses, whichever algorithm learns from them."""
         kl = kl_k1(self.logprobs, self.reference, self.response_mask)
@@ -69,7 +74,10 @@ class RolloutBatch:
             "entropy": float((self.entropy * self.response_mask).sum() / tokens),
             "logProbDrift": float(drift / tokens),
             "responseTokens": float(lengths.mean()),
+            "responseTokensP50": float(torch.quantile(lengths, 0.5)),
             "responseTokensP95": float(torch.quantile(lengths, 0.95)),
+            "responseTokensMax": float(lengths.max()),
+            "paddingShare": 1.0 - self.tokens / (self.prompt_mask.numel() + self.response_mask.numel()),
             "truncatedShare": float((~self.finished).double().mean()),
             "distinct2": distinct_pairs(self.response_tokens, self.response_mask),
         }

@@ -23,6 +23,7 @@ from rlhf_trainer.scoring import DataRow
 from .batch import RolloutBatch
 from .ppo import AdaptiveKL, explained_variance, gae, policy_loss, shaped_rewards, value_loss, whiten
 from .rollout import Rollout, RolloutWorker
+from .throughput import FORWARD_FLOPS, TRAIN_FLOPS, parameter_count, peak_flops, speed
 
 STATE_FILE = "ppo.json"
 REFERENCE_SAMPLES = 256
@@ -92,6 +93,7 @@ class PPOTrainer:
         first = (step - 1) * batch_size
         places = [first + place for place in self._group.share(batch_size)]
         rows = [self._prompts[self._order.at(place)] for place in places]
+        began = time.monotonic()
         rollout = self._worker.make(step, rows, self._keys("rollout", step, places))
         targets, figures = self.targets(rollout)
         self._refuse_nothing(step, targets.mask, rollout.scores)
@@ -99,9 +101,24 @@ class PPOTrainer:
         if all(math.isfinite(value) for value in figures.values()):
             figures |= self.update(step, rollout.batch, targets)
         figures |= rollout.seconds | {"secondsUpdate": time.monotonic() - started}
+        figures |= self._speed(rollout, figures["secondsUpdate"], time.monotonic() - began)
         if self._ppo.kl.controller is KLController.ADAPTIVE and math.isfinite(figures["kl"]):
             self._kl = self._kl.after(figures["kl"], batch_size)
         return figures
+
+    def _speed(self, rollout: Rollout, seconds_update: float, seconds: float) -> dict[str, float]:
+        batch, worker = rollout.batch, self._worker
+        tokens, epochs = batch.tokens, self._ppo.epochs
+        found = speed(
+            float(batch.response_mask.sum()), tokens * epochs, rollout.seconds["secondsGenerate"], seconds_update
+        )
+        peak = peak_flops(self._group.device, self._plan.compute.precision)
+        if peak is not None:
+            policy, critic = parameter_count(worker.policy.module), parameter_count(worker.critic.module)
+            # Sampled, judged by policy, reference and critic; then trained on.
+            flops = tokens * FORWARD_FLOPS * (3 * policy + critic) + tokens * epochs * TRAIN_FLOPS * (policy + critic)
+            found["mfu"] = flops / (seconds * self._group.world_size * peak)
+        return found
 
     def _refuse_nothing(self, step: int, mask: Tensor, scores: Mapping[str, Tensor]) -> None:
         """End the run when batch after batch holds no token to learn from. mask: [batch, response]."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from rlhf_trainer.memory.trim import give_back
 from rlhf_trainer.sampling import gumbel_noise
 
 # How many micro-batches of rows are generated at once: without gradients a row takes far less memory.
@@ -116,6 +117,7 @@ def sample(
         chosen = slice(start, start + rows_at_once)
         parts.append(_sample_part(model, prompts[chosen], keys[chosen], settings, tokenizer))
         beat()
+    give_back(model.device)
     tokens, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
     return _finish(tokens, logprobs, settings, tokenizer)
 

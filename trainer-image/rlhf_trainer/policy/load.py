@@ -21,7 +21,7 @@ MAX_CONFIG_BYTES = 16 << 20
 
 
 @contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
+def reading(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a library raises over a model directory's content into one ConfigError.
 
     No memory, or storage that fails for now, says nothing of the model and passes as it is.
@@ -40,7 +40,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    with _reading(path.parent, path.name):
+    with reading(path.parent, path.name):
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
             raise ConfigError(f"baseModel: {path} has {size} bytes: a configuration has {MAX_CONFIG_BYTES} at most")
@@ -62,7 +62,7 @@ def check_model_directory(path: Path, field: str) -> None:
 
 def load_tokenizer(path: Path) -> Any:
     """Load the tokenizer; padding is on the left, with the end token where the tokenizer has no padding token."""
-    with _reading(path, "the tokenizer"):
+    with reading(path, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     if tokenizer.eos_token_id is None:
         raise ConfigError("baseModel: the tokenizer has no end-of-text token: a response could never end by itself")
@@ -91,13 +91,13 @@ def _token_ids(path: Path, configured: Any) -> list[int]:
 
 def load_causal_lm(path: Path, dtype: torch.dtype, attention: str) -> Any:
     """Load a causal language model with dropout off and a generation config that decides nothing."""
-    with _reading(path, "config.json"):
+    with reading(path, "config.json"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     for name in vars(config):
         if "drop" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
     options: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
-    with _reading(path, "the causal language model"):
+    with reading(path, "the causal language model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,

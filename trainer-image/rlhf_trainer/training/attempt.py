@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rlhf_operator.api.algorithms import LoraOutput
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_trainer.checkpoint import Checkpoint, CheckpointStore
 from rlhf_trainer.distributed import Group
@@ -68,10 +69,33 @@ class Attempt:
         return CheckpointStore(self.workspace, self.group, self.plan_digest, phase, self.plan.checkpoints.keep)
 
     def save_policy(self, weights: Callable[[], Mapping[str, Tensor]], folder: Path) -> None:
-        """Write the policy as a Hugging Face directory; gathering the weights takes every rank."""
-        whole = weights()
-        if self.group.is_main:
-            save_policy(whole, self.tokenizer, self.base, folder)
+        """Write the policy as a Hugging Face directory, an adapter merged in; gathering the weights takes every rank.
+
+        The adapter by itself lies below, for a training that goes on from it.
+        """
+        whole, lora = weights(), self.plan.lora
+        if not self.group.is_main:
+            return
+        if lora is not None:
+            from rlhf_trainer.policy.adapters import ADAPTER_FOLDER, merged, save_adapter
+
+            save_adapter(whole, lora, self.plan.base_model.ref, "", self.tokenizer, folder / ADAPTER_FOLDER)
+            whole = merged(whole, lora, self.base)
+        save_policy(whole, self.tokenizer, self.base, folder)
+
+    def save_result(self, weights: Callable[[], Mapping[str, Tensor]], folder: Path, base_digest: str) -> None:
+        """Write what the run publishes: the whole model, or the adapter that was trained. All ranks together."""
+        whole, lora = weights(), self.plan.lora
+        if not self.group.is_main:
+            return
+        if lora is not None:
+            from rlhf_trainer.policy.adapters import merged, save_adapter
+
+            if lora.output is LoraOutput.ADAPTER:
+                save_adapter(whole, lora, self.plan.base_model.ref, base_digest, self.tokenizer, folder)
+                return
+            whole = merged(whole, lora, self.base)
+        save_policy(whole, self.tokenizer, self.base, folder)
 
     def encode(self, text: str) -> list[int]:
         """A prompt as the policy sees it: the tokenizer's own special tokens in front, never an end token behind."""

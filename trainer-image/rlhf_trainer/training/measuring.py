@@ -1,5 +1,6 @@
 """Policies measured on the evaluation set by all ranks together. What a measurement is, is in evaluate.py."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rlhf_trainer.algorithms.batch import model_inputs
 from rlhf_trainer.algorithms.ppo import kl_k1
 from rlhf_trainer.data import EVALUATION, Prepared, PreparedRow, suite_folder
 from rlhf_trainer.evaluate import Answer, Generate
+from rlhf_trainer.pace import Pace
 from rlhf_trainer.policy.generation import MICRO_BATCHES_AT_ONCE, Responses, pad_prompts, sample, texts_of
 from rlhf_trainer.policy.heads import PolicyModel
 from rlhf_trainer.sampling import row_keys
@@ -27,11 +29,21 @@ class Measuring:
         """Take the plan's data sets; without an evaluation set among them nothing is measured."""
         self._attempt = attempt
         self._sets = sets
+        self._seconds: float | None = None
+        """How long the newest measurement took."""
 
     def wants(self, subject: str) -> bool:
         """Whether the plan compares with this baseline; suites and slices always do with the base model."""
         evaluation = self._attempt.plan.evaluation
         return evaluation is not None and (subject == Baseline.BASE or subject in evaluation.baselines)
+
+    def pace(self, pace: Pace) -> None:
+        """Say what measuring will add to the time of a run."""
+        evaluation = self._attempt.plan.evaluation
+        if evaluation is not None:
+            pace.evaluate_every, pace.evaluates_last = evaluation.every_steps, True
+            if self._seconds is not None:
+                pace.evaluation_took(self._seconds)
 
     @property
     def prompts(self) -> Prepared | None:
@@ -144,6 +156,7 @@ class Measuring:
         have = group.is_main and evaluate.exists(attempt.workspace.root, subject, version, part)
         if group.broadcast(have, "the look for a measurement"):
             return
+        started = time.monotonic()
         evaluate.measure(
             subject,
             self._sets[name],
@@ -158,4 +171,5 @@ class Measuring:
             before_rename=attempt.workspace.check,
         )
         group.barrier(f"the measurement of {subject}")
+        self._seconds = time.monotonic() - started
         attempt.beat()

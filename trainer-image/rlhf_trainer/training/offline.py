@@ -124,6 +124,7 @@ class Recipe:
             beat=attempt.beat,
             reporter=attempt.reporter,
         )
+        measuring.pace(boundary.pace)
         with library_state(plan.compute), tempfile.TemporaryDirectory(prefix="rlhf-trl-") as scratch:
             engine, weights = self._fit(attempt, measuring, rows, start, boundary, scratch)
         return Trained(
@@ -150,10 +151,10 @@ class Recipe:
     def _run(self, attempt: Attempt, prompts: Prepared, start: Path, boundary: Boundary, scratch: str) -> Offline:
         plan = attempt.plan
         # Before the arguments exist: while they do, Transformers partitions what it loads under ZeRO-3.
-        model = attempt.models.load(start)
+        model = attempt.models.trained(start)
         reference = attempt.models.load(start).requires_grad_(False) if self.reference else None
         temperature = attempt.sampling.temperature
-        replica = attempt.models.policy(start, temperature) if plan.compute.zero_stage == 3 else None
+        replica = PolicyModel(attempt.models.trained(start), temperature) if plan.compute.zero_stage == 3 else None
         order = DataOrder(self.count, plan.training.seed, self.stream)
         return Offline(
             attempt=attempt,
@@ -179,6 +180,6 @@ class Recipe:
 @contextmanager
 def _loaded(attempt: Attempt, start: Path, weights: Mapping[str, Tensor]) -> Iterator[PolicyModel]:
     """The trained policy for generation, once the trainer is gone."""
-    module = attempt.models.policy(start, attempt.sampling.temperature)
+    module = PolicyModel(attempt.models.trained(start), attempt.sampling.temperature)
     module.model.load_state_dict(weights)
     yield module.to(attempt.group.device)

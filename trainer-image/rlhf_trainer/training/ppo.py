@@ -6,9 +6,12 @@ from rlhf_trainer.algorithms.ppo_trainer import PPOTrainer
 from rlhf_trainer.algorithms.rollout import RolloutWorker
 from rlhf_trainer.checkpoint import POLICY_FOLDER
 from rlhf_trainer.data import Prepared
+from rlhf_trainer.errors import GuardStopped
 from rlhf_trainer.guards import Guards
 from rlhf_trainer.journal import Journal
 from rlhf_trainer.loop import Loop
+from rlhf_trainer.progress import say
+from rlhf_trainer.samples import SampleLog
 from rlhf_trainer.scoring import StepScorer
 
 from .attempt import Attempt, Trained
@@ -23,9 +26,10 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
     accumulation = plan.training.batch_size // plan.ppo.mini_batches // group.world_size // micro
     policy = attempt.models.trained_policy(start, temperature, plan.optimizer, accumulation)
     critic = attempt.models.critic(start, plan.ppo.critic.optimizer or plan.optimizer, accumulation)
-    reference = attempt.models.reference(start, temperature)
+    reference = attempt.models.reference(start, temperature, policy)
     journal = Journal(attempt.workspace)
     names = [reward.scorer for reward in plan.rewards] + list(plan.monitors)
+    samples = SampleLog(attempt.workspace.own, plan.checkpoints.every_steps, plan.rewards)
     worker = RolloutWorker(
         group=group,
         policy=policy,
@@ -34,7 +38,7 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
         tokenizer=attempt.tokenizer,
         sampling=attempt.sampling,
         micro_batch_size=micro,
-        scorer=StepScorer(attempt.scorers, names, journal, group),
+        scorer=StepScorer(attempt.scorers, names, journal, group, samples),
         beat=attempt.beat,
     )
     trainer = PPOTrainer(plan, worker, rows, micro)
@@ -43,8 +47,7 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
     def after_step(step: int) -> None:
         if attempt.reporter is not None:
             scorers = attempt.scorers
-            times = {name: scorers.timing(name).p95_seconds for name in scorers.names}
-            attempt.reporter.scorer_times(times, scorers.failures())
+            attempt.reporter.scorer_times({name: scorers.timing(name).p95_seconds for name in scorers.names})
         measuring.between(step, trainer.steps, policy.whole)
 
     def forget_scores() -> None:
@@ -68,11 +71,17 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
         after_step=after_step,
         after_save=lambda checkpoint: forget_scores(),
     )
+    measuring.pace(loop.pace)
     done = loop.resume(attempt.options.min_checkpoint_step)
     known = journal.read(done if loop.last is not None else None) if group.is_main else {}
     journal.know(group.broadcast(known, "the reward journal"))
     trainer.begin()
-    figures = loop.run(done)
+    try:
+        figures = loop.run(done)
+    except GuardStopped:
+        if group.is_main:
+            say("last-steps", path=str(samples.leave()))
+        raise
     return Trained(
         steps=trainer.steps,
         engine=", ".join([policy.describe(), critic.describe()]),

@@ -5,6 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+import yaml
+
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_scoring.artifact import MANIFEST_FILE, verify
 from rlhf_trainer import publish
@@ -25,12 +27,14 @@ def test_an_artifact_holds_the_policy_its_manifest_and_its_lineage(
     folder = output / record.digest.replace(":", "-")
     assert record.ref == f"pvc://models/assistant/{folder.name}"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
-        "config.json", "model.safetensors", "extra/tokenizer.json", MANIFEST_FILE
+        "README.md", "config.json", "model.safetensors", "extra/tokenizer.json", MANIFEST_FILE
     }  # fmt: skip
     data = (folder / MANIFEST_FILE).read_bytes()
     assert "sha256:" + hashlib.sha256(data).hexdigest() == record.digest
     manifest = json.loads(data)
-    assert [file["path"] for file in manifest["files"]] == ["config.json", "extra/tokenizer.json", "model.safetensors"]
+    assert [file["path"] for file in manifest["files"]] == [
+        "README.md", "config.json", "extra/tokenizer.json", "model.safetensors"
+    ]  # fmt: skip
     lineage = manifest["lineage"]
     assert lineage["planDigest"] == plan.digest()
     assert lineage["baseModel"] == {"digest": DIGEST, "ref": "pvc://models/base"}
@@ -42,6 +46,32 @@ def test_an_artifact_holds_the_policy_its_manifest_and_its_lineage(
     assert json.loads((output / "aliases/v1.3.0.json").read_text()) == {"digest": record.digest, "path": folder.name}
     assert verify(folder, record.digest).lineage.job == "default/job"
     assert folder.stat().st_mode & 0o777 == 0o755, "the server's pod has another user"
+
+
+def test_the_card_says_what_it_was_trained_from_on_what_and_how_it_was_judged(
+    plan: TrainingPlan, workspace: Path, output: Path, finish: Finish
+) -> None:
+    finish()
+    record = publish.publish(plan, workspace, output).artifact
+    assert record is not None
+    text = (output / record.digest.replace(":", "-") / "README.md").read_text()
+    _, metadata, body = text.split("---\n", 2)
+    assert yaml.safe_load(metadata) == {
+        "base_model": "pvc://models/base",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["rlhf", "ppo"],
+    }
+    for words in (
+        "1 of 2 rows used. Left out: NonStringPrompt 1. Provenance: sources support-chat",
+        "Gate: **Passed**",
+        "| yes",
+        "| Base | 1.000 [",
+        plan.digest(),
+        DIGEST,
+    ):
+        assert words in body
 
 
 def test_publishing_again_gives_the_same_digest_and_changes_nothing(
