@@ -5,18 +5,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rlhf_operator.api.plan import PlanScorer
-from rlhf_operator.api.shared import Grader
+from rlhf_operator.api.shared import Grader, OnError
 
 from .errors import ScorerConfigError
 from .graded import StoredGraders
 from .graders.final_answer import FinalAnswer
 from .graders.python import Python
 from .graders.text import JSONSchema, Length, Regex
+from .graders.unit_tests import UnitTests
 from .judge import Judge
 from .sandbox.pool import ForkServer
 from .scorers import Scorers
 
-_UNSUPPORTED = {"unit_tests": "unitTests", "http": "http"}
 _DEADLINE_SECONDS = 300.0
 
 
@@ -36,7 +36,7 @@ def build_scorers(
     judges: dict[str, Judge] = {}
     with ExitStack() as stack:
         server: ForkServer | None = None
-        if any(scorer.grader is not None and scorer.grader.python is not None for scorer in scorers):
+        if any(scorer.grader is not None and _runs_code(scorer.grader) for scorer in scorers):
             server = stack.enter_context(ForkServer())
         # Whatever forks comes before what imports torch and starts its threads.
         for scorer in sorted(scorers, key=_runs_a_model):
@@ -54,7 +54,15 @@ def build_scorers(
                 judge = _reward_model(scorer, device, deadline_seconds)
             stack.callback(judge.close)
             judges[scorer.name] = judge
-        return Scorers({scorer.name: judges[scorer.name] for scorer in scorers}, stack.pop_all())
+        return Scorers(
+            {scorer.name: judges[scorer.name] for scorer in scorers},
+            stack.pop_all(),
+            strict={each.name for each in scorers if each.grader is None or each.grader.on_error is OnError.FAIL},
+        )
+
+
+def _runs_code(grader: Grader) -> bool:
+    return grader.python is not None or grader.unit_tests is not None
 
 
 def _grader(
@@ -75,14 +83,19 @@ def _grader(
         return Overlap(grader.overlap)
     if grader.python is not None and server is not None:
         return Python(scorer, grader.python, server, workers)
+    if grader.unit_tests is not None and server is not None:
+        return UnitTests(scorer.name, grader.unit_tests, server, workers)
+    # Here and not at the top: other graders need no HTTP client.
+    token = None if scorer.token_path is None else Path(scorer.token_path)
+    if grader.http is not None:
+        from .graders.http import HTTP
+
+        return HTTP(scorer.name, grader.http, token, deadline_seconds)
     if grader.llm_judge is not None:
-        # Here and not at the top: other graders need no HTTP client.
         from .llm_judge import LLMJudge
 
-        token = None if scorer.token_path is None else Path(scorer.token_path)
         return LLMJudge(scorer.name, grader.llm_judge, token, deadline_seconds)
-    kind = next(name for field, name in _UNSUPPORTED.items() if getattr(grader, field) is not None)
-    raise ScorerConfigError(scorer.name, f"grader.{kind} is not supported yet: use another grader")
+    raise ScorerConfigError(scorer.name, "it has neither a grader nor a reward model")
 
 
 def _graders_of(scorer: PlanScorer) -> StoredGraders | None:

@@ -24,15 +24,14 @@ class ScorerConfigError(ScoringError):
 
 
 class GraderFailed(ScoringError):
-    """A grader failed on one row. A score that is merely missing is None, not this."""
+    """A grader with onError: Fail failed on one row, which the reason names. A score that is merely missing is None."""
 
-    def __init__(self, scorer: str, row: int, reason: str) -> None:
+    def __init__(self, scorer: str, reason: str) -> None:
         super().__init__(
-            f"scorer {scorer} failed on row {row}: {reason[:_TEXT_LIMIT]}; "
-            "mend the grader, or let it return None where it has no score"
+            f"scorer {scorer} failed on {reason[:_TEXT_LIMIT]}; mend the grader, let it return None where it has no "
+            "score, or set its onError to Missing"
         )
         self.scorer = scorer
-        self.row = row
 
 
 class ArtifactError(ScoringError):

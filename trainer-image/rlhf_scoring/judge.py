@@ -21,6 +21,8 @@ class Missing:
 
     reason: str
     timed_out: bool = False
+    failed: bool = False
+    """The grader raised, took too long or gave no number: whether that ends the run is `onError`'s to say."""
 
 
 Judgement = float | Missing
@@ -94,7 +96,13 @@ class TextGrader:
 
     def judge(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Row]) -> list[Judgement]:
         """Grade each response by itself."""
-        return [self.grade(response, row) for response, row in zip(responses, rows, strict=True)]
+        return [self._graded(response, row) for response, row in zip(responses, rows, strict=True)]
+
+    def _graded(self, response: str, row: Row) -> Judgement:
+        try:
+            return self.grade(response, row)
+        except Exception as error:
+            return Missing(f"row {row_number(row)}: {type(error).__name__}: {error}", failed=True)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -115,6 +123,12 @@ def row_number(row: Row) -> int:
     """The row's number in its source; 0 when it carries none."""
     number = row.get(ROW_NUMBER, 0)
     return number if isinstance(number, int) else 0
+
+
+def plain_row(row: Row) -> Any:
+    """A row's columns as JSON has them: dates as text, numbers that are none as null."""
+    columns = {key: value for key, value in row.items() if key not in (ROW_NUMBER, TURNS)}
+    return json.loads(json.dumps(columns, default=str), parse_constant=lambda _: None)
 
 
 def text_column(row: Row, column: str) -> str | Missing:

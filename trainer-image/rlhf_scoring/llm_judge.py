@@ -4,9 +4,7 @@ import hashlib
 import hmac
 import json
 import secrets
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,17 +13,18 @@ from typing import TypeVar
 from rlhf_operator.api.graders import LLMJudgeGrader
 
 from . import llm_prompts as prompts_of
+from .endpoint import OutOfTime, Refused
 from .errors import ScorerConfigError
 from .judge import Judgement, Missing, Row, Verdict, digest_of, row_number
-from .llm_client import ChatClient, OutOfTime, Refused
+from .llm_client import ChatClient
 from .llm_prompts import NothingToJudge, VerdictInvalid
+from .remembered import Remembered
 from .rubrics import resolve
 
 DEADLINE_SECONDS = 300.0
 """Longest time for one call: an endpoint that restarts is waited for."""
 _CONCURRENCY = 8
 _TEXT_BYTES = 256 * 1024
-_CACHED = 16_384
 _VERDICT_TOKENS = 512
 _GUARD_TOKENS = 32
 _READINGS = 2
@@ -56,7 +55,7 @@ class LLMJudge:
         self._threads = ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix=f"llm-judge-{scorer}")
         # Tickets are made from the question with this key: nobody can guess one, and the same question has the same.
         self._key = secrets.token_bytes(32)
-        self._cache = _Cache()
+        self._cache: Remembered[Verdict] = Remembered()
         self.digest = digest_of(prompts_of.VERSION, config.url, config.model, self._rubric, self._both_orders)
 
     def judge(self, prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Row]) -> list[Judgement]:
@@ -167,26 +166,6 @@ class LLMJudge:
         raise AssertionError("every reading ends in a verdict or an error")
 
 
-class _Cache:
-    """The last verdicts by the digest of their question. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._found: OrderedDict[str, Verdict] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> Verdict | None:
-        with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-            return self._found.get(key)
-
-    def put(self, key: str, verdict: Verdict) -> None:
-        with self._lock:
-            self._found[key] = verdict
-            while len(self._found) > _CACHED:
-                self._found.popitem(last=False)
-
-
 def _named(row: Row, ask: Callable[[], Answer]) -> Answer | Missing:
     """What is asked for, or why this row has none."""
     try:
@@ -194,11 +173,11 @@ def _named(row: Row, ask: Callable[[], Answer]) -> Answer | Missing:
     except NothingToJudge:
         return Missing(f"row {row_number(row)}: by the rubric there is nothing to judge")
     except VerdictInvalid as error:
-        return Missing(f"row {row_number(row)}: the model's reply is no verdict: {error}")
+        return Missing(f"row {row_number(row)}: the model's reply is no verdict: {error}", failed=True)
     except Refused as error:
-        return Missing(f"row {row_number(row)}: the model's endpoint did not take it: {error}")
+        return Missing(f"row {row_number(row)}: the model's endpoint did not take it: {error}", failed=True)
     except OutOfTime as error:
-        return Missing(f"row {row_number(row)}: no verdict in time: {error}", timed_out=True)
+        return Missing(f"row {row_number(row)}: no verdict in time: {error}", timed_out=True, failed=True)
 
 
 def _sized(row: Row, *texts: str) -> Missing | None:

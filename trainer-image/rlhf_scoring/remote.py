@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rlhf_operator.api.plan import TOTAL, PlanRewardModel
 
 from .errors import JudgeAway, ScorerConfigError
-from .judge import ROW_NUMBER, Judgement, Missing, Row, version_digest
+from .judge import Judgement, Missing, Row, plain_row, version_digest
 
 DEADLINE_SECONDS = 300.0
 """Longest time for one call of `judge`: an engine that restarts is waited for."""
@@ -280,16 +280,11 @@ def _encode(prompt: str, response: str, row: Row, limits: _Limits) -> bytes | Mi
         return Missing(f"a text of {max(sizes)} bytes is larger than the judge takes ({limits.text_bytes})")
     item: dict[str, object] = {"prompt": prompt, "response": response}
     if row:
-        item["row"] = _plain({key: value for key, value in row.items() if key != ROW_NUMBER})
+        item["row"] = plain_row(row)
     encoded = json.dumps(item, ensure_ascii=False).encode(errors="replace")
     if len(encoded) + _BODY_MARGIN_BYTES > limits.body_bytes:
         return Missing(f"an item of {len(encoded)} bytes is larger than the judge takes ({limits.body_bytes})")
     return encoded
-
-
-def _plain(row: Row) -> object:
-    """A row as JSON has it: dates as text, numbers that are none as null."""
-    return json.loads(json.dumps(row, default=str), parse_constant=lambda _: None)
 
 
 def _batches(items: Sequence[tuple[int, bytes]], limits: _Limits) -> Iterator[list[tuple[int, bytes]]]:

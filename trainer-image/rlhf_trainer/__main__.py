@@ -1,4 +1,4 @@
-"""`python -m rlhf_trainer launch | run | collect | publish | estimate`. Each command imports only what it needs."""
+"""`python -m rlhf_trainer launch | run | test-rewards | estimate | …`. Each command imports only what it needs."""
 
 import argparse
 import os
@@ -17,6 +17,10 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     add_run_options(commands.add_parser("launch", help="PID 1 of a pod: start its ranks and say how they ended"))
     add_run_options(commands.add_parser("run", help="one rank, under torchrun or alone"))
+    testing = commands.add_parser("test-rewards", help="what the plan's scorers make of texts that none should like")
+    testing.add_argument("--plan", type=Path, required=True)
+    testing.add_argument("--table", type=Path, help="JSON lines: prompt, chosen (a good answer), columns, rejected")
+    testing.add_argument("--skip", action="append", metavar="SCORER", help="one that is meant to look at form alone")
     saying = commands.add_parser("collect", help="say what an existing result.json says")
     publishing = commands.add_parser("publish", help="make the artifact: manifest, digests, verdict, signature")
     for command in (saying, publishing):
@@ -49,6 +53,10 @@ def main(argv: list[str] | None = None) -> int:
             from .run import run_rank
 
             return run_rank(RunOptions.of(arguments))
+        case "test-rewards":
+            from .rewardtest import main as test_rewards
+
+            return test_rewards(arguments)
         case "collect":
             from .collect import main as collect
 

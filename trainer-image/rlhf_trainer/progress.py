@@ -11,11 +11,12 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
-from rlhf_operator.api.result import CheckpointRecord, Progress
+from rlhf_operator.api.result import CheckpointRecord, Progress, ScorerReading
 
 from .trackers import ETA, STEPS, Tracker
 
 MAX_WARNINGS = 10
+SLOW_SCORER_SECONDS = 1.0
 
 
 def say(event: str, **fields: Any) -> None:
@@ -32,6 +33,8 @@ class Reporter:
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
+        self._of_guards: list[str] = []
+        self._of_scorers: list[str] = []
         self._finished_steps = Counter("rlhf_steps", "Steps finished by this attempt.", registry=self._registry)
         self._progress = Progress(
             plan_digest=plan_digest, attempt=attempt, step=0, steps=steps, updated_at=datetime.now(UTC)
@@ -100,6 +103,7 @@ class Reporter:
 
     def step(self, step: int, figures: Mapping[str, float], eta_seconds: float | None, warnings: list[str]) -> None:
         """A step is done; `eta_seconds` is None where nothing is known of those to come."""
+        self._of_guards = warnings
         self._update(
             step=step,
             reward=figures.get("reward"),
@@ -110,7 +114,7 @@ class Reporter:
             accuracy=figures.get("accuracy"),
             tokens_per_second=figures.get("tokensPerSecond"),
             eta_seconds=eta_seconds,
-            warnings=warnings[:MAX_WARNINGS],
+            warnings=self._warnings(),
         )
         self._finished_steps.inc()
         self.figures(figures)
@@ -118,16 +122,33 @@ class Reporter:
         self._each_tracker(lambda tracker: tracker.step(step, told))
         # A terminal has the bar.
         if not sys.stdout.isatty():
-            say("step", step=step, **{name: round_figure(value) for name, value in figures.items()}, warnings=warnings)
+            say(
+                "step",
+                step=step,
+                **{name: round_figure(value) for name, value in figures.items()},
+                warnings=self._warnings(),
+            )
 
     def evaluated(self, step: int, means: Mapping[str, float]) -> None:
         """An evaluation between steps is done. means: mean score by scorer; rlhf_eval_score{scorer="helpful"}."""
         self.figures({f"evalScore/{scorer}": mean for scorer, mean in means.items()})
         say("evaluation", step=step, scores={scorer: round_figure(mean) for scorer, mean in means.items()})
 
-    def scorer_times(self, seconds: Mapping[str, float]) -> None:
-        """The 95th percentile of the time per text, by scorer, on rank 0: rlhf_scorer_seconds_p95{scorer="helpful"}."""
+    def scorer_times(self, seconds: Mapping[str, float], failures: Mapping[str, str] | None = None) -> None:
+        """The 95th percentile of the time per text, by scorer, on rank 0: rlhf_scorer_seconds_p95{scorer="helpful"}.
+
+        failures: in words, by scorer; they are warned of until the attempt ends.
+        """
         self.figures({f"scorerSecondsP95/{scorer}": value for scorer, value in seconds.items()})
+        self._of_scorers = [f"scorer {scorer} failed on {words}" for scorer, words in (failures or {}).items()]
+        self._of_scorers += [
+            f"scorer {scorer} takes {value:.1f} s for a text (95th percentile), and training waits for it: above "
+            f"{SLOW_SCORER_SECONDS:g} s it should be made faster, or asked in larger batches behind http"
+            for scorer, value in seconds.items()
+            if value > SLOW_SCORER_SECONDS
+        ]
+        readings = [ScorerReading(name=name, p95_seconds=float(f"{value:.2g}")) for name, value in seconds.items()]
+        self._update(scorers=readings, warnings=self._warnings())
 
     def figures(self, figures: Mapping[str, float]) -> None:
         """Set one gauge per figure; `score/helpful` becomes rlhf_score{scorer="helpful"}."""
@@ -142,6 +163,9 @@ class Reporter:
                 )
             gauge = self._gauges[metric]
             (gauge.labels(scorer) if scorer else gauge).set(value)
+
+    def _warnings(self) -> list[str]:
+        return [*self._of_guards, *self._of_scorers][:MAX_WARNINGS]
 
     def _each_tracker(self, do: Callable[[Tracker], None]) -> None:
         for tracker in list(self._trackers):

@@ -14,6 +14,13 @@ from .scalars import HTTPURL, Between, Column, Digest, Duration, EntryName, Obje
 Timeout = Annotated[Duration, Between("1s", "10m")]
 
 
+class OnError(StrEnum):
+    """What becomes of a text that a grader fails on."""
+
+    MISSING = "Missing"
+    FAIL = "Fail"
+
+
 class FinalAnswerGrader(Model):
     """1 when the final answer equals the reference (as a number, or as text), else 0."""
 
@@ -123,12 +130,16 @@ class PythonGrader(Model):
 
 
 class HTTPGrader(Model):
-    """A service that scores responses. Texts go to it only when its host is on the operator's allow-list."""
+    """A service that scores responses. Texts go to it only when its host is on the operator's allow-list.
+
+    It is sent `{"items": [{"prompt", "response", "row"}]}` and answers `{"scores": […]}`, in order: a number,
+    null where it has no score, or `{"error": "why"}`.
+    """
 
     url: HTTPURL
     """Address that takes the rows by POST."""
     timeout: Timeout = Duration("30s")
-    """Longest time for one request; a row without a score leaves its group."""
+    """Longest time for one request; it is tried again, with pauses, for up to 5 minutes."""
     secret_ref: LocalSecretRef | None = None
     """Secret with key `token`, sent as bearer token."""
 
@@ -185,6 +196,10 @@ class Grader(Model):
     """Asks a service."""
     llm_judge: LLMJudgeGrader | None = None
     """Asks a language model."""
+    on_error: OnError = OnError.MISSING
+    """What follows when the grader raises, gives no number or takes longer than its timeout: Missing leaves the text
+    without a score (it leaves its group, and a warning names row and reason), Fail ends the run. A text that the grader
+    has nothing to say of (None, a row without the column) is never an error; unit tests that take too long score 0."""
 
 
 class RewardModelRef(Model):

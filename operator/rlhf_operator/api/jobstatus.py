@@ -7,6 +7,15 @@ from .meta import Conditions, EffectiveStatus
 from .scalars import Time
 
 
+class ScorerProgress(StatusModel):
+    """How long a scorer takes."""
+
+    name: str = ""
+    """Name of the scorer."""
+    p95_seconds: float | None = None
+    """95th percentile of the time per text, in seconds; above 1 the job warns."""
+
+
 class Progress(StatusModel):
     """The last reading of a running job."""
 
@@ -28,6 +37,8 @@ class Progress(StatusModel):
     """Tokens generated and trained per second."""
     eta_seconds: int | None = None
     """Expected time until the last step, in seconds."""
+    scorers: list[ScorerProgress] | None = None
+    """How long each scorer takes, on rank 0."""
     updated_at: Time | None = None
     """When the operator first read these figures."""
 

@@ -52,6 +52,9 @@ PLAN_PATH = "/rlhf/plan"
 SETTINGS_PATH = "/rlhf/settings"
 OUTPUT_PATH = "/rlhf/output"
 SIGNING_KEY_PATH = "/rlhf/signing-key"
+TOKENS_PATH = "/rlhf/tokens"
+"""Bearer tokens of graders behind an address: `<Secret>/<TOKEN_FILE>`."""
+TOKEN_FILE = "token"  # noqa: S105
 PROGRESS_PORT = 9400
 TORCHRUN_PORT = 29400
 

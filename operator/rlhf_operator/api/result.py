@@ -22,6 +22,14 @@ MAX_SLICES = 200
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
+class ScorerReading(Model):
+    """How long a scorer takes, on rank 0."""
+
+    name: str
+    p95_seconds: float
+    """95th percentile of the time per text."""
+
+
 class Progress(Model):
     """One reading of a running job, served by rank 0 at GET /progress."""
 
@@ -44,7 +52,8 @@ class Progress(Model):
     checkpoint_step: int | None = None
     checkpoint_digest: Digest | None = None
     warnings: list[str] = []
-    """Guards that warn at the moment, one line each, at most ten."""
+    """Guards and scorers that warn at the moment, one line each, at most ten."""
+    scorers: list[ScorerReading] = []
     updated_at: datetime
 
 

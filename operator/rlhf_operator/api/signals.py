@@ -53,9 +53,6 @@ SPOOL_PATH = "/rlhf/spool"
 MODEL_PATH = "/rlhf/model"
 JUDGE_PLAN_PATH = "/rlhf/judge"
 JUDGE_PLAN_FILE = "judge.json"
-JUDGE_TOKENS_PATH = "/rlhf/tokens"
-"""Bearer tokens of scorers behind an address: `<Secret>/<TOKEN_FILE>`."""
-TOKEN_FILE = "token"  # noqa: S105
 
 
 class Role(StrEnum):

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     KEY_NOT_FOUND = "KeyNotFound"
     DIGEST_MISMATCH = "DigestMismatch"
+    HOST_NOT_ALLOWED = "HostNotAllowed"
 
     # Storage.
     STORAGE_READY = "StorageReady"

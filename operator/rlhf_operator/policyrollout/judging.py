@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_operator.api import signals
+from rlhf_operator.api.plan import TOKEN_FILE, TOKENS_PATH
 from rlhf_operator.api.policyrollout import JudgeSettings
 from rlhf_operator.api.signals import JudgePlan, SignalSettings
 from rlhf_operator.common.engine import environment
@@ -18,8 +19,8 @@ from rlhf_operator.common.podsecurity import container_security, pod_security, s
 from rlhf_operator.common.podtemplate import merge_template
 from rlhf_operator.common.resources import DEPLOYMENTS
 from rlhf_operator.common.scheduling import scheduling
+from rlhf_operator.runs.addresses import secret_of
 
-from .live import secret_of
 from .rendering import keys_name, signals_name
 
 JUDGE = "judge"
@@ -79,15 +80,14 @@ def _with_tokens(template: Mapping[str, Any], secrets: Sequence[str]) -> dict[st
     A Secret that is missing keeps no pod from starting: the scorer that needs it says so until it is there.
     """
     pod = template["spec"]
-    items = [{"key": signals.TOKEN_FILE, "path": signals.TOKEN_FILE}]
+    items = [{"key": TOKEN_FILE, "path": TOKEN_FILE}]
     named = {f"token-{number}": name for number, name in enumerate(secrets)}
     volumes = [
         {"name": volume, "secret": {"secretName": name, "items": items, "optional": True, "defaultMode": 0o440}}
         for volume, name in named.items()
     ]
     mounts = [
-        {"name": volume, "mountPath": f"{signals.JUDGE_TOKENS_PATH}/{name}", "readOnly": True}
-        for volume, name in named.items()
+        {"name": volume, "mountPath": f"{TOKENS_PATH}/{name}", "readOnly": True} for volume, name in named.items()
     ]
     containers = [
         {**each, "volumeMounts": [*each["volumeMounts"], *mounts]} if each["name"] == JUDGE else each

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rlhf_operator.api import signals
-from rlhf_operator.api.graders import Grader, RewardModelRef
+from rlhf_operator.api.graders import RewardModelRef
 from rlhf_operator.api.plan import PlanRewardModel
 from rlhf_operator.api.policyrollout import PolicyRolloutSpec
 from rlhf_operator.api.rolloutanalysis import Metric, MetricMode
 from rlhf_operator.api.rolloutstatus import ScorerStatus
 from rlhf_operator.api.signals import JudgePlan, LiveScorer, Purpose, SignalSettings
 from rlhf_operator.common.names import Owner
+from rlhf_operator.runs.addresses import token_path
 from rlhf_operator.runs.rewardmodels import version_of, why_not
 from rlhf_operator.runs.views import RewardModelView
 
@@ -120,12 +121,6 @@ def slices(metrics: InForce) -> dict[str, list[str]]:
     return {name: sorted(values) for name, values in sorted(found.items())}
 
 
-def secret_of(grader: Grader) -> str | None:
-    """Return the Secret with the token of a grader behind an address."""
-    asked = grader.llm_judge
-    return asked.secret_ref.name if asked is not None and asked.secret_ref is not None else None
-
-
 def _references(metrics: InForce) -> Sequence[tuple[Metric, RewardModelRef]]:
     found = []
     for metric in judged(metrics):
@@ -145,13 +140,12 @@ def _scorer(metric: Metric, scorers: Scorers, models: Mapping[str, RewardModelVi
         # The win rate of means: every answer's score, with no other half to wait for.
         purpose = Purpose.REWARD
     if scorer.grader is not None:
-        secret = secret_of(scorer.grader)
         return LiveScorer(
             name=metric.name,
             purpose=purpose,
             threshold=GRADER_THRESHOLD,
             grader=scorer.grader,
-            token_path=f"{signals.JUDGE_TOKENS_PATH}/{secret}/{signals.TOKEN_FILE}" if secret is not None else None,
+            token_path=token_path(scorer.grader),
         )
     used = next((each for each in scorers.used if each.metric == metric.name), None)
     view = models.get(used.name) if used is not None else None

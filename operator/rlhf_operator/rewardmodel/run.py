@@ -38,6 +38,7 @@ def run_spec(owner: Owner, spec: RewardModelSpec) -> RunSpec:
             for each in spec.source.graders or ()
             if each.grader.python is not None and each.grader.python.config_map is not None
         ),
+        graders=tuple((f"source.graders[{each.name}]", each.grader) for each in spec.source.graders or ()),
         # Data is checked and, with folds, several models are trained: only the watchdog sees what has no steps.
         measures_first=True,
         many_plans=True,

@@ -8,9 +8,9 @@ from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import DataRef
 from rlhf_operator.api.rewardmodel import RewardModelSpec
 from rlhf_operator.common.reasons import Reason
+from rlhf_operator.runs.addresses import address_of, secret_of
 from rlhf_operator.runs.checks import Check, failed, passed
 
-GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})
 SOURCES = frozenset({"pvc", "config_map"})
 
 
@@ -33,9 +33,10 @@ def unsupported_fields(spec: RewardModelSpec) -> Iterator[str]:
             f"{field}.{to_camel(kind)}" for kind in DataRef.one_of if getattr(ref, kind) and kind not in SOURCES
         )
     for each in spec.source.graders or ():
-        kind = next(kind for kind in each.grader.one_of if getattr(each.grader, kind) is not None)
-        if kind not in GRADERS:
-            yield f"source.graders[{each.name}].grader.{to_camel(kind)}"
+        # A version is served, and used by jobs, in pods that know nothing of the Secrets of the spec it was made from.
+        address = address_of(each.grader)
+        if address is not None and secret_of(each.grader) is not None:
+            yield f"source.graders[{each.name}].{address[0].removesuffix('.url')}.secretRef"
     if spec.source.train is not None and spec.source.train.training.epochs is None:
         yield "source.train.training.steps"
     if spec.output.s3 is not None:

@@ -35,6 +35,7 @@ def run_spec(owner: Owner, spec: RLHFJobSpec) -> RunSpec:
         supported=check_supported(spec),
         inputs=tuple(data_refs(spec)),
         code=tuple(grader_files(spec)),
+        graders=tuple((f"scorers[{each.name}]", each.grader) for each in spec.scorers if each.grader is not None),
         problems=partial(rewardmodels.problems, spec),
         reward_models=tuple(sorted({ref.name for ref in rewardmodels.refs(spec)})),
         measures_first=spec.warm_start is not None or spec.evaluation is not None,

@@ -15,7 +15,6 @@ from rlhf_operator.common.reasons import Reason
 from rlhf_operator.runs.checks import Check, failed, passed
 
 ALGORITHMS = frozenset({"ppo", "sft", "dpo", "kto"})
-GRADERS = frozenset({"final_answer", "regex", "json_schema", "length", "overlap", "python"})
 OFFLINE = (Algorithm.SFT, Algorithm.DPO, Algorithm.KTO)
 LORA = (Algorithm.PPO, *OFFLINE)
 """Algorithms that learn from given responses."""
@@ -41,11 +40,6 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
         yield from (
             f"{field}.{to_camel(kind)}" for kind in DataRef.one_of if getattr(source, kind) and kind not in SOURCES
         )
-    for scorer in spec.scorers:
-        if scorer.grader is not None:
-            kind = next(kind for kind in scorer.grader.one_of if getattr(scorer.grader, kind) is not None)
-            if kind not in GRADERS:
-                yield f"scorers[{scorer.name}].grader.{to_camel(kind)}"
     if spec.rollout.engine != RolloutEngine.TRANSFORMERS:
         yield "rollout.engine"
     if spec.lora is not None and spec.algorithm not in LORA:

@@ -17,7 +17,7 @@ from .pods import pod_template
 from .spec import RunSpec
 from .storage import access_modes, storage_claim
 from .views import TRAINER, FrozenPlan
-from .volumes import base_mounts, input_mounts, output_mounts, settings_mounts, storage_mounts
+from .volumes import base_mounts, input_mounts, output_mounts, settings_mounts, storage_mounts, token_mounts
 
 KUEUE_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 KUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
@@ -219,6 +219,7 @@ def training_job(render: Rendering, attempt: AttemptArguments) -> dict[str, Any]
         mounts=base_mounts(render.plan.config_map)
         + storage_mounts(owner.name, spec)
         + input_mounts(owner.name, spec, plan)
+        + token_mounts(spec)
         + settings_mounts(settings_name(owner.name)),
         pull_policy=render.pull_policy,
         training=True,

@@ -26,7 +26,9 @@ def decide(observed: Run, spec: RunSpec, now: datetime) -> Decision:
         return decision
     return replace(
         decision,
-        references=check_references(spec, observed.references, frozen=observed.plan is not None),
+        references=check_references(
+            spec, observed.references, observed.defaults.allowed_hosts, frozen=observed.plan is not None
+        ),
         storage=check_storage(observed.owner.name, spec, observed.references.claims, observed.claim),
     )
 

@@ -11,6 +11,7 @@ from rlhf_operator.api.lifecycle import Checkpoints, Timeouts
 from rlhf_operator.api.pods import Compute, Output, Precision
 from rlhf_operator.common.hashes import sha256_of
 
+from .addresses import token_path
 from .views import References
 
 Contents = Callable[[ConfigMapSource], str | None]
@@ -62,7 +63,7 @@ def scorer(name: str, grader: Grader, contents: Contents) -> api.PlanScorer:
     """Return a grader as the pod finds it."""
     code = grader.python.config_map if grader.python is not None else None
     if code is None:
-        return api.PlanScorer(name=name, grader=grader)
+        return api.PlanScorer(name=name, grader=grader, token_path=token_path(grader))
     return api.PlanScorer(
         name=name,
         grader=grader,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from rlhf_operator.api.jobstatus import CheckpointStatus
+from rlhf_operator.api.jobstatus import CheckpointStatus, ScorerProgress
 from rlhf_operator.api.jobstatus import Progress as ProgressStatus
 from rlhf_operator.api.result import Progress, TerminationMessage
 from rlhf_operator.common.times import for_people
@@ -14,6 +14,7 @@ from .ledger import Ledger
 from .spec import RunSpec
 from .views import Record, Run
 
+MAX_SCORERS = 16
 STALLED_AFTER = 2
 """Times timeouts.progress: the watchdog beside the ranks comes first, and keeps their stacks."""
 
@@ -42,6 +43,8 @@ def progress_status(
         loss=reading.loss,
         accuracy=reading.accuracy,
         tokens_per_second=reading.tokens_per_second,
+        scorers=[ScorerProgress(name=each.name, p95_seconds=each.p95_seconds) for each in reading.scorers[:MAX_SCORERS]]
+        or None,
         eta_seconds=None if reading.eta_seconds is None else round(reading.eta_seconds),
         updated_at=now,
     )

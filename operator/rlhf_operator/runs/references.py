@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rlhf_operator.api.plan import TOKEN_FILE
 from rlhf_operator.common.hashes import sha256_of
+from rlhf_operator.common.hosts import why_not_allowed
 from rlhf_operator.common.reasons import Reason
 
+from .addresses import address_of, secret_of
 from .checks import Check, failed, passed, unknown
 from .spec import Problem, RunSpec
 from .views import References
@@ -41,6 +44,11 @@ def input_config_maps(spec: RunSpec) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sorted(keys[name])) for name in sorted(keys)}
 
 
+def token_secrets(spec: RunSpec) -> tuple[str, ...]:
+    """Return the Secrets with tokens of graders behind an address, sorted."""
+    return tuple(sorted({name for _, grader in spec.graders if (name := secret_of(grader)) is not None}))
+
+
 def wanted(spec: RunSpec) -> Wanted:
     """Return everything that must exist before an attempt starts."""
     claims = set(input_claims(spec))
@@ -49,7 +57,7 @@ def wanted(spec: RunSpec) -> Wanted:
     if spec.output.pvc is not None:
         claims.add(spec.output.pvc.claim_name)
     config_maps = {(name, key) for name, keys in input_config_maps(spec).items() for key in keys}
-    secrets = set(spec.secrets)
+    secrets = {*spec.secrets, *((name, TOKEN_FILE) for name in token_secrets(spec))}
     if spec.output.signing is not None:
         secrets.add((spec.output.signing.secret_ref.name, spec.output.signing.key))
     for variable in spec.compute.env:
@@ -63,15 +71,17 @@ def wanted(spec: RunSpec) -> Wanted:
     return Wanted(tuple(sorted(claims)), tuple(sorted(config_maps)), tuple(sorted(secrets)), spec.reward_models)
 
 
-def check_references(spec: RunSpec, found: References, *, frozen: bool) -> Check:
+def check_references(spec: RunSpec, found: References, allowed_hosts: Sequence[str], *, frozen: bool) -> Check:
     """Return whether everything named is there; the message names all that is not, the reason is the first's.
 
+    allowed_hosts: hosts outside the cluster that texts may go to.
     frozen: the plan is made, and what it chose (a RewardModel's version) is not chosen again.
     """
     if found.unread:
         words = "; ".join(f"{what}: {why}" for what, why in sorted(found.unread.items()))
         return unknown(Reason.READ_FAILED, f"could not be read, will be tried again: {words}")
-    problems = [*_missing(spec, found), *_wrong_content(spec, found), *(() if frozen else spec.problems(found))]
+    problems = [*_missing(spec, found), *_wrong_content(spec, found), *_not_allowed(spec, allowed_hosts)]
+    problems += () if frozen else spec.problems(found)
     if not problems:
         words = "everything that the spec refers to is there"
         if found.unchecked:
@@ -98,6 +108,14 @@ def _missing(spec: RunSpec, found: References) -> Iterator[Problem]:
             yield Reason.SECRET_NOT_FOUND, f"Secret {name} does not exist"
         elif key not in found.secrets[name]:
             yield Reason.KEY_NOT_FOUND, f"Secret {name} has no key {key}"
+
+
+def _not_allowed(spec: RunSpec, allowed_hosts: Sequence[str]) -> Iterator[Problem]:
+    for field, grader in spec.graders:
+        address = address_of(grader)
+        refused = why_not_allowed(address[1], allowed_hosts) if address is not None else None
+        if address is not None and refused is not None:
+            yield Reason.HOST_NOT_ALLOWED, f"{field}.{address[0]}: {refused}"
 
 
 def _wrong_content(spec: RunSpec, found: References) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from rlhf_operator.api.data import ConfigMapSource, DataRef
+from rlhf_operator.api.graders import Grader
 from rlhf_operator.api.lifecycle import Budget, Timeouts
 from rlhf_operator.api.plan import LiveSettings, RunPlan
 from rlhf_operator.api.pods import Compute, Output, Storage
@@ -47,6 +48,8 @@ class RunSpec:
     """(field, reference) of everything the trainer reads."""
     code: tuple[tuple[str, ConfigMapSource], ...] = ()
     """(scorer, source) of every Python grader whose code is in a ConfigMap."""
+    graders: tuple[tuple[str, Grader], ...] = ()
+    """(field, grader) of everything that judges by a rule: some are behind an address, some need a token."""
     reward_models: tuple[str, ...] = ()
     """RewardModels that it scores with."""
     secrets: tuple[tuple[str, str], ...] = ()

@@ -39,7 +39,9 @@ def next_attempt(observed: Run, spec: RunSpec, ledger: Ledger, now: datetime) ->
         return _blocked(observed, ledger, spec.supported, now)
     if observed.references is None:
         return Decision(Phase.PENDING, Reason.NOT_CHECKED, "references are looked up next", ledger, wake_at=now)
-    references = check_references(spec, observed.references, frozen=observed.plan is not None)
+    references = check_references(
+        spec, observed.references, observed.defaults.allowed_hosts, frozen=observed.plan is not None
+    )
     storage = check_storage(observed.owner.name, spec, observed.references.claims, observed.claim)
     checked = Decision(Phase.PENDING, "", "", ledger, references=references, storage=storage, plan=observed.plan)
     for check in (references, storage):

@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_operator.api import plan as api
 from rlhf_operator.common.podsecurity import scratch_mounts, scratch_volumes
 
-from .references import input_claims, input_config_maps
+from .references import input_claims, input_config_maps, token_secrets
 from .spec import RunSpec
 from .storage import output_claim, storage_claim
 
@@ -55,6 +55,17 @@ def input_mounts(job: str, spec: RunSpec, plan: api.RunPlan) -> Mounts:
         volumes.append({"name": f"configmap-{index}", "configMap": {"name": config_map, "items": items}})
         path = f"{api.CONFIG_MAPS_PATH}/{config_map}"
         mounts.append({"name": f"configmap-{index}", "mountPath": path, "readOnly": True})
+    return Mounts(volumes, mounts)
+
+
+def token_mounts(spec: RunSpec) -> Mounts:
+    """Return the tokens of graders behind an address: directories, so that a token that is renewed reaches the pod."""
+    volumes, mounts = [], []
+    for index, name in enumerate(token_secrets(spec)):
+        items = [{"key": api.TOKEN_FILE, "path": api.TOKEN_FILE}]
+        secret = {"secretName": name, "items": items, "defaultMode": 0o440}
+        volumes.append({"name": f"token-{index}", "secret": secret})
+        mounts.append({"name": f"token-{index}", "mountPath": f"{api.TOKENS_PATH}/{name}", "readOnly": True})
     return Mounts(volumes, mounts)
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_operator.api.signals import LiveSample, LiveScorer, Purpose
 from rlhf_scoring.build import build_scorers
-from rlhf_scoring.errors import GraderFailed
 from rlhf_scoring.judge import ROW_NUMBER, TURNS, Categorizer, Comparer, Judge, Missing, Reachable, Row, Verdict
 from rlhf_scoring.remote import RemoteRewardModel
 from rlhf_scoring.scorers import Scorers
 
 from .pairing import Pair
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +92,9 @@ class Asker:
     def _samples(self, samples: Sequence[LiveSample]) -> list[Verdict | Missing]:
         prompts, answers = [sample.prompt for sample in samples], [sample.answer for sample in samples]
         rows = [self._row(sample, number) for number, sample in enumerate(samples, start=1)]
-        try:
-            if isinstance(self._judge, Categorizer):
-                return self._judge.verdicts(prompts, answers, rows)
-            found = self._judge.judge(prompts, answers, rows)
-        except GraderFailed:
-            # The message may quote the text; and one answer must not cost the others their verdicts.
-            if len(samples) > 1:
-                return [self._samples([sample])[0] for sample in samples]
-            _log.warning("a grader failed on an answer", extra={"scorer": self._scorer.name})
-            return [Missing("the grader failed")]
-        return [_verdict(score) for score in found]
+        if isinstance(self._judge, Categorizer):
+            return self._judge.verdicts(prompts, answers, rows)
+        return [_verdict(score) for score in self._judge.judge(prompts, answers, rows)]
 
 
 def compare(live: Verdict | Missing, shadow: Verdict | Missing, tie_margin: float) -> PairVerdict | Missing:
@@ -127,5 +115,6 @@ def reads_pairs(scorer: LiveScorer) -> bool:
 
 def _verdict(score: float | Missing) -> Verdict | Missing:
     if isinstance(score, Missing):
-        return score
+        # The reason may quote the text, and goes to a log.
+        return Missing("the grader failed", timed_out=score.timed_out) if score.failed else score
     return Verdict(score) if math.isfinite(score) else Missing("the score is not a number")

@@ -51,7 +51,7 @@ def test_a_service_of_the_cluster_needs_no_list() -> None:
     ("grader", "words"),
     [
         ({"unitTests": {}}, "grader.unitTests"),
-        ({"http": {"url": "http://judge.team.svc"}}, "grader.http"),
+        ({"http": {"url": "https://api.example.com/score"}}, "grader.http.url: host api.example.com is outside"),
         ({"python": {"configMap": {"name": "g", "key": "g.py"}}}, "make it a RewardModel"),
     ],
 )

@@ -110,7 +110,7 @@ IDLE: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
     ({"conditions": [{"type": "Complete", "status": "True"}]}, {}),
     ({"conditions": [{"type": "Failed", "status": "True"}]}, {}),
     ({}, {"suspend": True}),
-    ({}, {"lora": {"rank": 8}}),
+    ({}, {"rollout": {"engine": "VLLM"}}),
     ({"attempts": [{"number": 1, "class": "Succeeded"}]}, {}),
     ({"attempts": [{"number": 1}]}, {}),
 ]

@@ -18,7 +18,20 @@ from rlhf_operator.rlhfjob.views import Observed
 from rlhf_operator.runs.storage import access_modes
 from rlhf_operator.runs.views import ClaimView, References, Refusal
 
-from .factory import FOUND, NOW, SPEC, attempt, condition, frozen, is_status, observed, spec_of, status_of
+from .factory import (
+    DEFAULTS,
+    FOUND,
+    NOW,
+    SPEC,
+    attempt,
+    condition,
+    frozen,
+    is_status,
+    observed,
+    plan_of,
+    spec_of,
+    status_of,
+)
 
 PAIRS = {"configMap": {"name": "prompts", "key": "pairs.jsonl"}, "format": "Pairs"}
 EVALUATION = {"dataset": {**SPEC["dataset"]}, "scorers": ["gold"], "minWinRate": 0.55}
@@ -61,23 +74,6 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
         },
         "evaluation.suites[a].dataset.s3",
     ),
-    (
-        {"scorers": [*SPEC["scorers"], {"name": "tests", "grader": {"unitTests": {}}}]},
-        "scorers[tests].grader.unitTests",
-    ),
-    (
-        {"scorers": [*SPEC["scorers"], {"name": "web", "grader": {"http": {"url": "http://x/y"}}}]},
-        "scorers[web].grader.http",
-    ),
-    (
-        {
-            "scorers": [
-                *SPEC["scorers"],
-                {"name": "judge", "grader": {"llmJudge": {"url": "http://x", "model": "m", "rubric": "r"}}},
-            ]
-        },
-        "scorers[judge].grader.llmJudge",
-    ),
 ]
 
 
@@ -91,12 +87,19 @@ def test_what_is_not_supported_yet_is_named_before_anything_is_made(changes: dic
     assert field in condition(plan, "Stalled")["message"]
 
 
+def judge(name: str, url: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "grader": {"llmJudge": {"url": url, "model": "m", "rubric": "factuality", **more}}}
+
+
 def test_what_is_supported_is_not_refused() -> None:
     graders = [
         {"name": "a", "grader": {"finalAnswer": {}}},
         {"name": "b", "grader": {"regex": {"pattern": "x"}}},
         {"name": "c", "grader": {"jsonSchema": {"schema": {"type": "object"}}}},
         {"name": "d", "grader": {"overlap": {}}},
+        {"name": "e", "grader": {"unitTests": {}, "onError": "Fail"}},
+        {"name": "f", "grader": {"http": {"url": "http://grader.team.svc/score"}}},
+        judge("g", "http://judge.team.svc/v1"),
     ]
     warm = {
         "dataset": {**SPEC["dataset"], "format": "Demonstrations"},
@@ -197,6 +200,18 @@ MISSING: list[tuple[RLHFJobSpec, References, str, str]] = [
         "RewardModel helpful-v2",
     ),
     (
+        spec_of(scorers=[*SPEC["scorers"], judge("wise", "http://judge.team.svc/v1", secretRef={"name": "judge-key"})]),
+        FOUND,
+        "SecretNotFound",
+        "Secret judge-key does not exist",
+    ),
+    (
+        spec_of(scorers=[*SPEC["scorers"], judge("wise", "https://api.example.com/v1")]),
+        FOUND,
+        "HostNotAllowed",
+        "scorers[wise].grader.llmJudge.url: host api.example.com is outside the cluster",
+    ),
+    (
         spec_of(dataset={**SPEC["dataset"], "digest": "sha256:" + "0" * 64}),
         FOUND,
         "DigestMismatch",
@@ -215,6 +230,36 @@ def test_what_is_missing_is_named_and_waited_for(spec: RLHFJobSpec, found: Refer
     assert is_status(plan, "Stalled").startswith("False/")
     # It goes on by itself: it is looked at again.
     assert plan.wake_at is not None
+
+
+def test_texts_go_only_to_hosts_that_are_allowed_at_every_attempt() -> None:
+    spec = spec_of(scorers=[*SPEC["scorers"], {"name": "web", "grader": {"http": {"url": "https://g.example.com/s"}}}])
+    open_to = replace(DEFAULTS, allowed_hosts=("*.example.com",))
+    assert len(reconcile(observed(spec, defaults=open_to), NOW).create) == 2
+    # The list is shorter now: a plan that was frozen before sends nothing either.
+    plan = reconcile(observed(spec, plan=frozen(spec)), NOW)
+    assert plan.create == ()
+    assert is_status(plan, "ReferencesResolved") == "False/HostNotAllowed"
+    assert "allowedHosts" in condition(plan, "ReferencesResolved")["message"]
+
+
+def test_a_graders_token_is_mounted_where_its_plan_says_and_only_where_it_trains() -> None:
+    spec = spec_of(
+        scorers=[*SPEC["scorers"], judge("wise", "http://judge.team.svc/v1", secretRef={"name": "judge-key"})]
+    )
+    there = missing(secrets={"judge-key": frozenset({"token"})})
+    assert plan_of(spec).scorers[-1].token_path == "/rlhf/tokens/judge-key/token"
+    job = reconcile(observed(spec, references=there), NOW).create[-1]
+    pod = job["spec"]["template"]["spec"]
+    volume = next(each for each in pod["volumes"] if each["name"] == "token-0")
+    assert volume["secret"] == {
+        "secretName": "judge-key",
+        "items": [{"key": "token", "path": "token"}],
+        "defaultMode": 0o440,
+    }
+    mounts = pod["containers"][0]["volumeMounts"]
+    # A directory, not a subPath: a token that is renewed reaches the pod.
+    assert {"name": "token-0", "mountPath": "/rlhf/tokens/judge-key", "readOnly": True} in mounts
 
 
 def test_everything_that_is_missing_is_named_at_once() -> None:

@@ -30,10 +30,12 @@ def build() -> Iterator[Build]:
 def python_grader(build: Build, tmp_path: Path) -> Callable[..., Scorers]:
     """A Python grader from source text, as it comes from a ConfigMap."""
 
-    def make(source: str, timeout: str = "5s", function: str = "grade", **scorer: Any) -> Scorers:
+    def make(
+        source: str, timeout: str = "5s", function: str = "grade", on_error: str = "Missing", **scorer: Any
+    ) -> Scorers:
         path = tmp_path / "grader.py"
         path.write_text(source)
         config = {"configMap": {"name": "graders", "key": "grader.py"}, "timeout": timeout, "function": function}
-        return build({"python": config}, graderPath=str(path), **scorer)
+        return build({"python": config, "onError": on_error}, graderPath=str(path), **scorer)
 
     return make

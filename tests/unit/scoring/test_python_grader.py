@@ -39,17 +39,37 @@ def test_none_is_a_missing_score_not_zero(python_grader: Make) -> None:
 
 
 def test_a_raising_grader_is_named_with_row_reason_and_line(python_grader: Make) -> None:
-    scorers = python_grader(f"{GRADE}return row['gold'].index(response)")
-    with pytest.raises(GraderFailed, match=r"scorer s failed on row 2: ValueError: .*line 2 of grader\.py") as caught:
+    scorers = python_grader(f"{GRADE}return row['gold'].index(response)", on_error="Fail")
+    with pytest.raises(GraderFailed, match=r"scorer s failed on row 2: ValueError: .*line 2 of grader\.py"):
         ask(scorers, "x", "y")
-    assert caught.value.row == 2
     assert ask(scorers, "x") == [0.0]
 
 
 @pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "'1'", "b'1'", "[1]", "object()"])
 def test_what_is_no_score_is_an_error(python_grader: Make, value: str) -> None:
     with pytest.raises(GraderFailed, match="returned"):
-        ask(python_grader(f"{GRADE}return {value}"), "r")
+        ask(python_grader(f"{GRADE}return {value}", on_error="Fail"), "r")
+
+
+def test_by_default_a_raising_grader_costs_the_score_of_its_row_alone(python_grader: Make) -> None:
+    scorers = python_grader(f"{GRADE}return row['gold'].index(response)")
+    assert ask(scorers, "x", "y", "x") == [0.0, None, 0.0]
+    timing = scorers.timing("s")
+    assert (timing.texts, timing.missing, timing.failed) == (3, 1, 1)
+    assert "row 2: ValueError" in timing.last_missing
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [("time.sleep(60)", "row 1: no answer within 1 s"), ("os._exit(3)", "row 1: .*exit code 3")]
+)
+def test_a_time_out_or_a_death_ends_the_run_where_the_plan_says_so(python_grader: Make, body: str, words: str) -> None:
+    scorers = python_grader(f"import os, time\n{GRADE}{body}", timeout="1s", on_error="Fail")
+    with pytest.raises(GraderFailed, match=words):
+        ask(scorers, "r")
+
+
+def test_nothing_to_say_is_no_error(python_grader: Make) -> None:
+    assert ask(python_grader(f"{GRADE}return None", on_error="Fail"), "r") == [None]
 
 
 @pytest.mark.parametrize("body", ["while True: pass", "__import__('time').sleep(60)"])
@@ -92,7 +112,7 @@ def test_a_worker_that_dies_costs_one_score(python_grader: Make, body: str, how:
 def test_what_a_grader_has_no_business_with_is_refused(
     python_grader: Make, tmp_path: Path, body: str, error: str
 ) -> None:
-    scorers = python_grader(f"import os, resource, socket, subprocess\n{GRADE}{body}")
+    scorers = python_grader(f"import os, resource, socket, subprocess\n{GRADE}{body}", on_error="Fail")
     with pytest.raises(GraderFailed, match=error):
         scorers.score("s", ["p"], ["r"], [{ROW_NUMBER: 1, "file": str(tmp_path / "big")}])
 
@@ -175,7 +195,7 @@ def test_a_slow_import_is_no_word_on_the_grader(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_entry_point_is_imported_from_the_image(build: Callable[..., Scorers]) -> None:
-    scorers = build({"python": {"entryPoint": "operator:countOf"}})
+    scorers = build({"python": {"entryPoint": "operator:countOf"}, "onError": "Fail"})
     with pytest.raises(GraderFailed, match="countOf"):
         ask(scorers, "r")
 

@@ -29,7 +29,7 @@ def outcome(failure: FailureClass | None, rank: int = 0, seconds: float = 0.0) -
         (errors.Superseded("x"), FailureClass.SUPERSEDED),
         (errors.Interrupted("x"), FailureClass.INTERRUPTED),
         (ScorerConfigError("s", "no such column"), FailureClass.CONFIG),
-        (GraderFailed("s", 3, "raised"), FailureClass.CONFIG),
+        (GraderFailed("s", "row 3: raised"), FailureClass.CONFIG),
         (MemoryError(), FailureClass.OUT_OF_MEMORY),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), FailureClass.OUT_OF_MEMORY),
         (

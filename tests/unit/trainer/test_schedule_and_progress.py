@@ -77,5 +77,23 @@ def test_an_evaluation_between_steps_is_told_by_scorer(capsys: pytest.CaptureFix
     assert (event["event"], event["step"], event["scores"]) == ("evaluation", 5, {"helpful": 0.123457})
 
 
+def test_a_slow_or_failing_scorer_is_warned_of_beside_the_guards() -> None:
+    reporter = Reporter(DIGEST, attempt=1, steps=10)
+    reporter.step(1, {}, 1.0, ["guard kl"])
+    reporter.scorer_times({"fast": 0.2, "slow": 1.26}, {"fast": "1 of 8 texts; the last: row 3: ValueError"})
+    reading = Progress.model_validate_json(reporter.progress_json())
+    assert [(each.name, each.p95_seconds) for each in reading.scorers] == [("fast", 0.2), ("slow", 1.3)]
+    guard, failing, slow = reading.warnings
+    assert guard == "guard kl"
+    assert failing == "scorer fast failed on 1 of 8 texts; the last: row 3: ValueError"
+    assert slow.startswith("scorer slow takes 1.3 s for a text")
+    reporter.step(2, {}, 1.0, [])
+    assert Progress.model_validate_json(reporter.progress_json()).warnings == [failing, slow], (
+        "until they are told anew"
+    )
+    reporter.scorer_times({"fast": 0.2, "slow": 0.9})
+    assert Progress.model_validate_json(reporter.progress_json()).warnings == []
+
+
 def test_figures_have_prometheus_names() -> None:
     assert metric_name("klPerToken") == "rlhf_kl_per_token"

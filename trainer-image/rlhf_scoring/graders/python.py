@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlhf_operator.api.plan import PlanScorer
 from rlhf_operator.api.shared import PythonGrader
-from rlhf_scoring.errors import GraderFailed, ScorerConfigError
+from rlhf_scoring.errors import ScorerConfigError
 from rlhf_scoring.judge import Judgement, Missing, Row, digest_of, row_number
 from rlhf_scoring.sandbox.pool import Died, ForkServer, LoadFailed, Outcome, Pool, Raised, Scored, TimedOut
 
@@ -16,11 +16,10 @@ SOURCE_BYTES = 1024 * 1024
 class Python:
     """Calls `function(prompt, response, row)`; it returns a number, or None where it has no score.
 
-    A call that runs too long, or that ends its worker, leaves the row without a score; one that raises is an error.
+    A call that runs too long, that ends its worker or that raises leaves the row without a score.
     """
 
     def __init__(self, scorer: PlanScorer, config: PythonGrader, server: ForkServer, workers: int) -> None:
-        self._name = scorer.name
         source = _source(scorer, config)
         if source is None:
             module, function = str(config.entry_point).split(":")
@@ -43,22 +42,23 @@ class Python:
         ]
         results = self._pool.run(calls)
         self.call_seconds = [seconds for _, seconds in results]
-        return [self._judgement(outcome, row) for (outcome, _), row in zip(results, rows, strict=True)]
+        return [_judgement(outcome, row) for (outcome, _), row in zip(results, rows, strict=True)]
 
     def close(self) -> None:
         """End the workers."""
         self._pool.close()
 
-    def _judgement(self, outcome: Outcome, row: Row) -> Judgement:
-        match outcome:
-            case Scored(score):
-                return Missing("the grader returned None") if score is None else score
-            case Raised(reason):
-                raise GraderFailed(self._name, row_number(row), reason)
-            case TimedOut(seconds):
-                return Missing(f"row {row_number(row)}: no answer within {seconds:g} s", timed_out=True)
-            case Died(how):
-                return Missing(f"row {row_number(row)}: the grader's process ended: {how}")
+
+def _judgement(outcome: Outcome, row: Row) -> Judgement:
+    match outcome:
+        case Scored(score):
+            return Missing("the grader returned None") if score is None else score
+        case Raised(reason):
+            return Missing(f"row {row_number(row)}: {reason}", failed=True)
+        case TimedOut(seconds):
+            return Missing(f"row {row_number(row)}: no answer within {seconds:g} s", timed_out=True, failed=True)
+        case Died(how):
+            return Missing(f"row {row_number(row)}: the grader's process ended: {how}", failed=True)
 
 
 def _source(scorer: PlanScorer, config: PythonGrader) -> str | None:

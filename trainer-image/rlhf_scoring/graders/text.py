@@ -10,7 +10,7 @@ from jsonschema.validators import extend
 
 from rlhf_operator.api.shared import JSONSchemaGrader, LengthGrader, LengthUnit, RegexGrader, RegexMatch
 from rlhf_scoring.errors import ScorerConfigError
-from rlhf_scoring.judge import Judgement, Missing, Row, TextGrader, digest_of
+from rlhf_scoring.judge import Judgement, Missing, Row, TextGrader, digest_of, row_number
 
 PATTERN_SECONDS = 0.5
 """Longest run of one pattern on one text; beyond it the row has no score."""
@@ -31,7 +31,7 @@ class Regex(TextGrader):
         try:
             matched = match(response, timeout=PATTERN_SECONDS) is not None
         except TimeoutError:
-            return Missing(f"the pattern ran longer than {PATTERN_SECONDS} s", timed_out=True)
+            return _late(row, "the pattern")
         return float(matched != self._negate)
 
 
@@ -61,7 +61,7 @@ class JSONSchema(TextGrader):
         try:
             return float(self._validator.is_valid(json.loads(response, parse_constant=_refuse)))
         except TimeoutError:
-            return Missing(f"a pattern of the schema ran longer than {PATTERN_SECONDS} s", timed_out=True)
+            return _late(row, "a pattern of the schema")
         except (ValueError, RecursionError):
             return 0.0
         except referencing.exceptions.Unresolvable as error:
@@ -89,6 +89,10 @@ def length_score(length: int, config: LengthGrader) -> float:
     if distance == 0:
         return 1.0
     return max(0.0, 1.0 - distance / config.slack) if config.slack else 0.0
+
+
+def _late(row: Row, what: str) -> Missing:
+    return Missing(f"row {row_number(row)}: {what} ran longer than {PATTERN_SECONDS} s", timed_out=True, failed=True)
 
 
 def _compile(scorer: str, pattern: str) -> "regex.Pattern[str]":

@@ -6,6 +6,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -82,22 +83,27 @@ class ForkServer:
                 start_new_session=True,
             )
         self._control.settimeout(LOAD_SECONDS)
+        # Several pools ask one server, each in its scorer's thread.
+        self._lock = threading.Lock()
 
-    def spawn(self) -> tuple[int, socket.socket]:
-        """Fork one worker; returns its process id and our end of its socket."""
+    def spawn(self, role: str) -> tuple[int, socket.socket]:
+        """Fork one worker; returns its process id and our end of its socket. role: `grader` or `tests`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with theirs:
-                socket.send_fds(self._control, [b'{"spawn": true}'], [theirs.fileno()])
-                return int(self._answer()["pid"]), ours
+                request = json.dumps({"spawn": role}).encode()
+                with self._lock:
+                    socket.send_fds(self._control, [request], [theirs.fileno()])
+                    return int(self._answer()["pid"]), ours
         except (OSError, SandboxError):
             ours.close()
             raise
 
     def end(self, pid: int, grace_seconds: float = 0.0) -> str:
         """End a worker and say how it ended. The server does it: only a parent can be sure whom an id names."""
-        self._control.send(json.dumps({"kill": pid, "grace": grace_seconds}).encode())
-        return str(self._answer()["ended"])
+        with self._lock:
+            self._control.send(json.dumps({"kill": pid, "grace": grace_seconds}).encode())
+            return str(self._answer()["ended"])
 
     def close(self) -> None:
         """Hang up; the server takes its workers along."""
@@ -153,12 +159,24 @@ class _Worker:
 class Pool:
     """Workers that all hold the same function. One call per worker at a time; results keep the calls' order."""
 
-    def __init__(self, server: ForkServer, load: dict[str, Any], *, workers: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        server: ForkServer,
+        load: dict[str, Any],
+        *,
+        workers: int,
+        timeout_seconds: float,
+        role: str = "grader",
+        once: bool = False,
+    ) -> None:
         """Start one worker, so that what can't be loaded is known at once; the others start when they are needed.
 
+        once: a worker answers one call only, so that nothing of it meets the next.
         Raises LoadFailed; SandboxError when it takes too long.
         """
         self._server = server
+        self._role = role
+        self._once = once
         self._load = frames.encode(load)
         self._timeout = timeout_seconds
         self._limit = workers
@@ -208,7 +226,7 @@ class Pool:
         return self._start() if len(self._busy) < self._limit else None
 
     def _start(self) -> _Worker:
-        pid, connection = self._server.spawn()
+        pid, connection = self._server.spawn(self._role)
         worker = _Worker(pid, connection)
         connection.settimeout(LOAD_SECONDS)
         try:
@@ -264,7 +282,7 @@ class Pool:
 
     def _settle(self, worker: _Worker, outcome: Outcome) -> Outcome:
         """Take a worker back, or end it when its call did not end properly."""
-        if isinstance(outcome, Scored | Raised) and not worker.buffer:
+        if isinstance(outcome, Scored | Raised) and not worker.buffer and not self._once:
             self._idle.append(worker)
             return outcome
         how = self._discard(worker, _DEATH_GRACE_SECONDS if isinstance(outcome, Died) else 0.0)

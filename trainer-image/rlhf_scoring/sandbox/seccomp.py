@@ -49,12 +49,13 @@ class Call(IntEnum):
     PROCESS_VM_WRITEV = 14
     PRLIMIT64 = 15
     SETRLIMIT = 16
+    PROCESS_VM_READV = 17
 
 
 # -1: the architecture has no such call.
 _NUMBERS = {
-    "x86_64": (0xC000003E, (41, 53, 56, 435, 57, 58, 59, 322, 62, 200, 234, 424, 101, 425, 311, 302, 160)),
-    "aarch64": (0xC00000B7, (198, 199, 220, 435, -1, -1, 221, 281, 129, 130, 131, 424, 117, 425, 271, 261, 164)),
+    "x86_64": (0xC000003E, (41, 53, 56, 435, 57, 58, 59, 322, 62, 200, 234, 424, 101, 425, 311, 302, 160, 310)),
+    "aarch64": (0xC00000B7, (198, 199, 220, 435, -1, -1, 221, 281, 129, 130, 131, 424, 117, 425, 271, 261, 164, 270)),
 }
 
 
@@ -118,6 +119,7 @@ def _program(arch: int, numbers: tuple[int, ...]) -> bytes:
         Call.PIDFD_SEND_SIGNAL,
         Call.PTRACE,
         Call.IO_URING_SETUP,
+        Call.PROCESS_VM_READV,
         Call.PROCESS_VM_WRITEV,
         Call.SETRLIMIT,
     ):

@@ -9,9 +9,10 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import worker
+from . import solution, testing, worker
 
 MESSAGE_BYTES = 4096
 
@@ -19,7 +20,8 @@ MESSAGE_BYTES = 4096
 def main(descriptor: int) -> None:
     """Serve `spawn` and `kill` until the other side is gone, then take every worker along."""
     control = socket.socket(fileno=descriptor)
-    workers: set[int] = set()
+    # A worker's id, and those of the processes that live and die with it.
+    workers: dict[int, list[int]] = {}
     # A signal for the whole process group (Ctrl-C) is the trainer's business; it ends this process by hanging up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -31,29 +33,46 @@ def main(descriptor: int) -> None:
                 return
             request = json.loads(data)
             if "spawn" in request:
-                workers.add(_spawn(control, descriptors[0]))
-                os.close(descriptors[0])
+                with socket.socket(fileno=descriptors[0]) as connection:
+                    pid, *others = _SPAWN[request["spawn"]](connection)
+                workers[pid] = others
+                _send(control, {"pid": pid})
             elif request["kill"] in workers:
-                workers.discard(request["kill"])
-                _send(control, {"ended": _end(request["kill"], request["grace"])})
+                ended = _end(request["kill"], request["grace"])
+                for pid in workers.pop(request["kill"]):
+                    _end(pid, grace_seconds=0)
+                _send(control, {"ended": ended})
             else:
                 _send(control, {"ended": "unknown"})
     finally:
-        for pid in workers:
-            _end(pid, grace_seconds=0)
+        for pid, others in workers.items():
+            for each in (pid, *others):
+                _end(each, grace_seconds=0)
 
 
-def _spawn(control: socket.socket, descriptor: int) -> int:
+def _grader(connection: socket.socket) -> tuple[int, ...]:
+    return (_fork(worker.serve, connection),)
+
+
+def _tests(connection: socket.socket) -> tuple[int, ...]:
+    """The tests' process, and the one for the code that they test."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with one, other:
+        return _fork(testing.serve, connection, one), _fork(solution.serve, other, limits=solution.LIMITS)
+
+
+_SPAWN: dict[str, Callable[[socket.socket], tuple[int, ...]]] = {"grader": _grader, "tests": _tests}
+
+
+def _fork(serve: Callable[..., None], *connections: socket.socket, limits: Mapping[int, int] = worker.LIMITS) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            control.close()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            worker.run(socket.socket(fileno=descriptor))
+            worker.run(serve, *connections, limits=limits)
         finally:
             os._exit(1)
-    _send(control, {"pid": pid})
     return pid
 
 

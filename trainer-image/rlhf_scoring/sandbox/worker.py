@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import frames, seccomp
@@ -30,18 +30,18 @@ LIMITS = {
 _ERROR_CHARACTERS = 2_000
 
 
-def run(connection: socket.socket) -> None:
-    """Serve one connection until its end. Never returns to the server's code."""
+def run(serve: Callable[..., None], *connections: socket.socket, limits: Mapping[int, int] = LIMITS) -> None:
+    """Serve these connections, the only ones that stay open, until their end. Never returns to the server's code."""
     status = 1
     try:
-        _fence(connection)
-        _serve(connection)
+        _fence([connection.fileno() for connection in connections], limits)
+        serve(*connections)
         status = 0
     finally:
         os._exit(status)
 
 
-def _fence(connection: socket.socket) -> None:
+def _fence(kept: Sequence[int], limits: Mapping[int, int]) -> None:
     os.setsid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
@@ -49,9 +49,12 @@ def _fence(connection: socket.socket) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    os.closerange(3, connection.fileno())
-    os.closerange(connection.fileno() + 1, 65_536)
-    for what, limit in LIMITS.items():
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, 65_536)
+    for what, limit in limits.items():
         hard = resource.getrlimit(what)[1]
         bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(what, (bound, bound))
@@ -61,7 +64,8 @@ def _fence(connection: socket.socket) -> None:
     seccomp.install()
 
 
-def _serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket) -> None:
+    """Load one function, then answer calls of it."""
     buffer = bytearray()
     request = frames.receive(connection, buffer, frames.REQUEST_BYTES)
     if request is None:
@@ -69,18 +73,19 @@ def _serve(connection: socket.socket) -> None:
     try:
         function, digest = _load(request)
     except BaseException as error:
-        _reply(connection, {"error": _describe(error)})
+        reply(connection, {"error": describe(error)})
         return
-    _reply(connection, {"digest": digest})
+    reply(connection, {"digest": digest})
     while (request := frames.receive(connection, buffer, frames.REQUEST_BYTES)) is not None:
         try:
             answer: dict[str, Any] = {"score": _score(function(request["prompt"], request["response"], request["row"]))}
         except BaseException as error:
-            answer = {"error": _describe(error)}
-        _reply(connection, answer)
+            answer = {"error": describe(error)}
+        reply(connection, answer)
 
 
-def _reply(connection: socket.socket, message: dict[str, Any]) -> None:
+def reply(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Answer the pool."""
     connection.sendall(frames.encode(message, frames.REPLY_BYTES))
 
 
@@ -119,7 +124,7 @@ def _score(value: Any) -> float | None:
     return score
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Type, message, and the grader's own line."""
     line = ""
     trace = error.__traceback__

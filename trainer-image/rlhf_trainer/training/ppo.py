@@ -47,7 +47,8 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
     def after_step(step: int) -> None:
         if attempt.reporter is not None:
             scorers = attempt.scorers
-            attempt.reporter.scorer_times({name: scorers.timing(name).p95_seconds for name in scorers.names})
+            times = {name: scorers.timing(name).p95_seconds for name in scorers.names}
+            attempt.reporter.scorer_times(times, scorers.failures())
         measuring.between(step, trainer.steps, policy.whole)
 
     def forget_scores() -> None:
