@@ -61,7 +61,15 @@ def _left_out(verdict: TerminationMessage, spec: RLHFJobSpec) -> str | None:
     if spec.evaluation is None:
         return None
     asked = min(len(spec.evaluation.scorers) * len(spec.evaluation.baselines), COMPARISONS_KEPT)
-    missing = asked - len(verdict.evaluation)
-    if missing <= 0:
+    suites = len(spec.evaluation.suites)
+    missing = [
+        f"{wanted - told} of {wanted} {what}"
+        for what, wanted, told in (
+            ("comparisons", asked, len(verdict.evaluation)),
+            ("suites", suites, len(verdict.suites)),
+        )
+        if told < wanted
+    ]
+    if not missing:
         return None
-    return f"{missing} of {asked} comparisons are not listed here: result.json in the workspace has what was measured"
+    return f"{' and '.join(missing)} are not listed here: result.json in the workspace has what was measured"

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.result import Comparison, TerminationMessage
-from rlhf_operator.rlhfjob.gate import passes
+from rlhf_operator.rlhfjob.gate import evaluation_status, passes
 from rlhf_operator.rlhfjob.plan import uses_training_reward
 from rlhf_operator.rlhfjob.reconcile import reconcile
 from rlhf_operator.rlhfjob.run import data_refs
@@ -155,6 +155,9 @@ def test_each_comparison_is_held_against_the_limits_that_are_its(
     assert passes(Comparison.model_validate(COMPARISON | figures), spec) is passed
 
 
+SUITE = {"name": "sums", "dataset": SPEC["dataset"]}
+
+
 def test_suites_and_the_worst_slices_are_shown_with_what_passed() -> None:
     suite = {"name": "sums", "dataset": SPEC["dataset"], "scorer": "gold", "maxDrop": 0.02}
     spec = spec_of(evaluation={**EVALUATION, "suites": [suite], "slices": {"columns": ["kind"], "minSamples": 10}})
@@ -183,6 +186,14 @@ def test_suites_and_the_worst_slices_are_shown_with_what_passed() -> None:
         ("rare", 0.5, True),
     ]
     assert "suite:sums" in plan.status["effective"]["metrics"]
+
+
+def test_a_suite_that_is_not_told_of_is_said_to_be_missing() -> None:
+    spec = spec_of(evaluation={**EVALUATION, "suites": [{**SUITE, "scorer": "gold"}]})
+    found = evaluation_status(verdict(evaluation=[COMPARISON]), spec)
+    assert found is not None
+    assert found.message is not None
+    assert found.message.startswith("1 of 1 suites are not listed here")
 
 
 def test_figures_that_did_not_fit_into_the_last_words_are_said_to_be_missing() -> None:
@@ -214,9 +225,6 @@ def test_figures_that_did_not_fit_into_the_last_words_are_said_to_be_missing() -
         publish=publishing(complete=True, verdict=published),
     )
     assert f"held; {missing}" in condition(reconcile(after, NOW), "Evaluated")["message"]
-
-
-SUITE = {"name": "sums", "dataset": SPEC["dataset"]}
 
 
 @pytest.mark.parametrize(
