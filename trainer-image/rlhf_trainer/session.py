@@ -1,6 +1,7 @@
 """A run on one rank: data, baseline, warm start, the algorithm, evaluation, result. Every rank does the same."""
 
 import gc
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,7 @@ from .training.choice import training_of
 from .training.measuring import Measuring
 from .training.warm_start import warm_start
 
+_OF_THE_CLOCK = re.compile(r"seconds.*|.*PerSecond|mfu")
 RESULT_FIGURES = ("reward", "kl", "klPerToken", "entropy", "responseTokens", "truncatedShare")
 
 
@@ -128,4 +130,4 @@ def _first(figures: Mapping[str, float]) -> dict[str, float]:
 
 def _lasting(figures: Mapping[str, float]) -> dict[str, float]:
     """The last step's figures but those of the clock: a run that was resumed has the result of one that was not."""
-    return {name: value for name, value in figures.items() if not name.startswith(("seconds", "tokensPerSecond"))}
+    return {name: value for name, value in figures.items() if not _OF_THE_CLOCK.fullmatch(name)}
