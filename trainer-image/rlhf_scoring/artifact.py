@@ -36,6 +36,8 @@ class SourceRecord(Model):
 
     ref: str
     digest: Digest | None = None
+    revision: str | None = None
+    """Commit of a hub repository."""
 
 
 class DatasetLineage(Model):
@@ -43,6 +45,8 @@ class DatasetLineage(Model):
 
     name: str
     ref: str
+    revision: str | None = None
+    """Commit of a hub repository."""
     digest: Digest
     rows: int
     used: int

@@ -21,11 +21,13 @@ def parser() -> argparse.ArgumentParser:
     testing.add_argument("--plan", type=Path, required=True)
     testing.add_argument("--table", type=Path, help="JSON lines: prompt, chosen (a good answer), columns, rejected")
     testing.add_argument("--skip", action="append", metavar="SCORER", help="one that is meant to look at form alone")
+    fetching = commands.add_parser("fetch", help="bring inputs from hubs and object stores; `launch` does it by itself")
     saying = commands.add_parser("collect", help="say what an existing result.json says")
     publishing = commands.add_parser("publish", help="make the artifact: manifest, digests, verdict, signature")
-    for command in (saying, publishing):
+    for command in (fetching, saying, publishing):
         command.add_argument("--plan", type=Path, required=True)
         command.add_argument("--workspace", type=Path, required=True)
+    fetching.add_argument("--attempt", type=positive, default=1, help="number of the attempt that fetches")
     publishing.add_argument("--output", type=Path, required=True)
     publishing.add_argument("--key", type=Path)
     publishing.add_argument("--settings", type=Path, help="settings.json: the limits of a RewardModel's gate")
@@ -40,8 +42,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = parser().parse_args(argv)
-    # Models and data come from mounted volumes; nothing is asked of the hub.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if arguments.command == "fetch":
+        # The libraries read it when they are imported.
+        os.environ.pop("HF_HUB_OFFLINE", None)
+    else:
+        # Models and data are read from volumes; nothing is asked of a hub.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     match arguments.command:
         case "launch":
             # PID 1 has no default handlers, and the imports take seconds.
@@ -57,6 +63,10 @@ def main(argv: list[str] | None = None) -> int:
             from .rewardtest import main as test_rewards
 
             return test_rewards(arguments)
+        case "fetch":
+            from .remote.fetch import main as fetch
+
+            return fetch(arguments)
         case "collect":
             from .collect import main as collect
 

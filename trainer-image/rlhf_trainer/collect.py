@@ -9,6 +9,7 @@ from rlhf_operator.api.exitcodes import EXIT_CODE_OF_CLASS, ExitCode, FailureCla
 from .errors import TrainerError
 from .fencing import RESULT_FILE, finished
 from .plans import read_plan
+from .remote.fetched import resolved_inputs
 from .termination import failure_message, success_message, write_termination_message
 
 NO_PLAN = "sha256:" + "0" * 64
@@ -23,7 +24,7 @@ def main(arguments: argparse.Namespace) -> int:
         plan_digest = plan.digest()
         result = finished(arguments.workspace, plan)
         if result is not None:
-            message = success_message(result)
+            message = success_message(result).model_copy(update={"sources": resolved_inputs(plan)})
         else:
             words = f"{arguments.workspace / RESULT_FILE} is not there: the run ended without a result"
             message = failure_message(plan_digest, 0, FailureClass.RESULT_UNKNOWN, "NoResult", words)

@@ -6,6 +6,7 @@ Plain torchrun would make every failure exit code 1 and kill ranks 30 s after SI
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
 from rlhf_operator.api.exitcodes import FailureClass
 from rlhf_operator.api.plan import TORCHRUN_PORT, RunPlan
-from rlhf_operator.api.result import Result, TerminationMessage
+from rlhf_operator.api.result import ResolvedInput, Result, TerminationMessage
 
 from .cgroup import memory_limit_bytes, oom_kills
 from .checkpoint import CheckpointStore, last_good
@@ -34,6 +35,7 @@ from .options import RunOptions
 from .outcome import HELPER_LOST, Outcome, outcome_of, read_outcomes, root_cause
 from .plans import read_plan
 from .progress import say
+from .remote.fetched import fetch_environment, missing, resolved_inputs, wait_until_fetched
 from .signals import RUN_DIRECTORY_VARIABLE, grace_seconds
 from .termination import failure_message, success_message, write_termination_message
 from .watchdog import Watchdog
@@ -128,6 +130,8 @@ def _stop_before_start(number: int, frame: object) -> None:
 
 def _end(plan: RunPlan | None, options: RunOptions, outcome: Outcome, result: Result | None) -> int:
     message = success_message(result) if result is not None else _failure(plan, options, outcome)
+    if plan is not None:
+        message = message.model_copy(update={"sources": _sources(plan)})
     say("exit", code=int(outcome.exit_code), failure=outcome.failure, reason=outcome.reason, message=outcome.message)
     try:
         write_termination_message(message)
@@ -136,6 +140,14 @@ def _end(plan: RunPlan | None, options: RunOptions, outcome: Outcome, result: Re
         say("termination-message-not-written", error=str(error))
     sys.stdout.flush()
     return int(outcome.exit_code)
+
+
+def _sources(plan: RunPlan) -> list[ResolvedInput]:
+    try:
+        return resolved_inputs(plan)
+    except (TrainerError, OSError) as error:
+        say("sources-not-read", error=str(error))
+        return []
 
 
 def _failure(plan: RunPlan | None, options: RunOptions, outcome: Outcome) -> TerminationMessage:
@@ -166,6 +178,8 @@ def _failure(plan: RunPlan | None, options: RunOptions, outcome: Outcome) -> Ter
 
 def _attempt(plan: RunPlan, options: RunOptions, place: Place, kills_before: int | None) -> Outcome:
     """Start the agent and the watchdog, and find out why they ended."""
+    if (not_fetched := _fetch(plan, options, place)) is not None:
+        return not_fetched
     wait_for_name(place.master_address, plan.timeouts.startup_seconds)
     with tempfile.TemporaryDirectory(prefix="rlhf-run-") as folder:
         run_directory = Path(folder)
@@ -208,6 +222,35 @@ def _attempt(plan: RunPlan, options: RunOptions, place: Place, kills_before: int
     if explained.failure is FailureClass.PEER_LOST and place.workers > 1 and not interrupted:
         wait_for_stop(LAST_TO_LEAVE_SECONDS)
     return explained
+
+
+def _fetch(plan: RunPlan, options: RunOptions, place: Place) -> Outcome | None:
+    """Bring inputs from outside, in pod 0; the others wait for it. Returns why not, None when everything is there."""
+    if place.index != 0:
+        wait_until_fetched(plan, 2 * plan.timeouts.startup_seconds)
+        return None
+    if not missing(plan):
+        return None
+    arguments = ["--plan", str(options.plan), "--workspace", str(options.workspace), "--attempt", str(options.attempt)]
+    with tempfile.TemporaryDirectory(prefix="rlhf-fetch-") as folder:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "rlhf_trainer", "fetch", *arguments],
+            env=fetch_environment() | {RUN_DIRECTORY_VARIABLE: folder},
+        )
+        try:
+            code = child.wait(plan.timeouts.startup_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise Crash(
+                f"inputs were not fetched within timeouts.startup ({plan.timeouts.startup_seconds:.0f} s): raise it, "
+                "or bring them nearer",
+                reason="FetchTimeout",
+            ) from error
+        finally:
+            # What is half-fetched has no name yet: nothing is lost but time.
+            child.kill()
+            child.wait()
+        told = root_cause(read_outcomes(Path(folder)))
+    return told if told is not None or code == 0 else _silent(0, code, out_of_memory=False, interrupted=False)
 
 
 def _leave_stalled(plan: RunPlan, options: RunOptions, stalled: str) -> None:

@@ -13,6 +13,7 @@ from .data import EVALUATION, TRAIN, WARM_START, suite_folder
 from .errors import ConfigError
 from .evaluate import SCORERS_FILE
 from .plans import AnyPlan
+from .remote.fetched import note_of
 
 _DIGESTS = TypeAdapter(dict[str, Digest])
 
@@ -30,12 +31,15 @@ def lineage_of(plan: AnyPlan, workspace: Path, result: Result) -> Lineage:
         world_size=result.world_size,
         step=result.step,
         policy_digest=result.policy_digest,
-        base_model=None if base is None else SourceRecord(ref=base.ref, digest=result.base_model_digest),
-        parent=None if parent is None else SourceRecord(ref=parent.ref, digest=parent.digest),
+        base_model=None
+        if base is None
+        else SourceRecord(ref=base.ref, digest=result.base_model_digest, revision=_revision(base)),
+        parent=None if parent is None else _parent(parent),
         datasets=tuple(
             DatasetLineage(
                 **record.model_dump(),
                 ref=sources[record.name].ref,
+                revision=_revision(sources[record.name]),
                 provenance=sources[record.name].provenance,
             )
             for record in result.datasets
@@ -44,6 +48,17 @@ def lineage_of(plan: AnyPlan, workspace: Path, result: Result) -> Lineage:
         scorers=_scorer_digests(workspace),
         reward_models=_reward_models(plan),
     )
+
+
+def _revision(source: PlanSource) -> str | None:
+    note = note_of(source) if source.fetch is not None else None
+    return note.revision if note is not None else None
+
+
+def _parent(source: PlanSource) -> SourceRecord:
+    note = note_of(source) if source.fetch is not None else None
+    digest = source.digest or (note.digest if note is not None else None)
+    return SourceRecord(ref=source.ref, digest=digest, revision=_revision(source))
 
 
 def _base(plan: AnyPlan) -> PlanSource | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
-from rlhf_operator.api.result import CheckpointRecord, Progress, ScorerReading
+from rlhf_operator.api.result import CheckpointRecord, Progress, ResolvedInput, ScorerReading
 
 from .trackers import ETA, STEPS, Tracker
 
@@ -28,7 +28,14 @@ def say(event: str, **fields: Any) -> None:
 class Reporter:
     """The figures of the run, kept for whoever asks."""
 
-    def __init__(self, plan_digest: str, attempt: int, steps: int, trackers: Iterable[Tracker] = ()) -> None:
+    def __init__(
+        self,
+        plan_digest: str,
+        attempt: int,
+        steps: int,
+        trackers: Iterable[Tracker] = (),
+        sources: Iterable[ResolvedInput] = (),
+    ) -> None:
         self._trackers = list(trackers)
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
@@ -37,7 +44,12 @@ class Reporter:
         self._of_scorers: list[str] = []
         self._finished_steps = Counter("rlhf_steps", "Steps finished by this attempt.", registry=self._registry)
         self._progress = Progress(
-            plan_digest=plan_digest, attempt=attempt, step=0, steps=steps, updated_at=datetime.now(UTC)
+            plan_digest=plan_digest,
+            attempt=attempt,
+            step=0,
+            steps=steps,
+            updated_at=datetime.now(UTC),
+            sources=list(sources),
         )
         self._server: ThreadingHTTPServer | None = None
 

@@ -44,6 +44,7 @@ from .files import digest_tree, sync_directory, sync_file, write_durably
 from .gate import Gate, Verdict, reward_verdict, verdict
 from .lineage import lineage_of
 from .plans import AnyPlan, read_plan
+from .remote.upload import upload
 from .termination import failure_message, weakest, write_termination_message
 
 ALIASES, REFUSED = "aliases", "refused"
@@ -131,10 +132,11 @@ def publish(
     artifact = _place(policy, written, manifest, _confined(output), workspace.name)
     if key is not None:
         sign(artifact, key)
-    if plan.output.alias is not None:
-        _point(output, plan.output.alias, digest, artifact.name)
+    alias = _point(output, plan.output.alias, digest, artifact.name) if plan.output.alias is not None else None
+    uri = upload(artifact, plan.output, alias) if plan.output.s3 is not None else None
     ref = f"pvc://{plan.output.claim}/{'/'.join(filter(None, (plan.output.path.strip('/'), artifact.name)))}"
-    return _message(plan, result, comparisons, _record(plan, result, ref, digest, judged, signed=key is not None))
+    record = _record(plan, result, ref, digest, judged, signed=key is not None)
+    return _message(plan, result, comparisons, record.model_copy(update={"uri": uri}))
 
 
 def _policy(workspace: Path, result: Result) -> Path:
@@ -224,16 +226,16 @@ def _copy(source: Path, target: Path) -> None:
     sync_file(target)
 
 
-def _point(output: Path, alias: str, digest: str, folder: str) -> None:
-    """Let an alias name this artifact."""
+def _point(output: Path, alias: str, digest: str, folder: str) -> Path:
+    """Let an alias name this artifact; returns its file."""
     if not _ALIAS.fullmatch(alias):
         raise ConfigError(f"output.alias {alias!r} must be letters, digits, '.', '_' and '-', 128 at most")
     path = output / ALIASES / f"{alias}.json"
     data = json.dumps({"digest": digest, "path": folder}, indent=2).encode()
-    if path.is_file() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(exist_ok=True)
-    write_durably(path, data)
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, data)
+    return path
 
 
 def _record(plan: AnyPlan, result: Result, ref: str, digest: str, judged: Verdict, *, signed: bool) -> ArtifactRecord:

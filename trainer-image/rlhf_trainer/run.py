@@ -16,6 +16,7 @@ from .options import RunOptions, progress_port
 from .outcome import Outcome, leave_outcome, outcome_of
 from .plans import AnyPlan, read_plan
 from .progress import Reporter, say
+from .remote.fetched import require_fetched, resolved_inputs
 from .signals import StopFlag, heartbeat, show_stacks_on_signal
 from .supported import check_reward_model, check_supported
 from .trackers import trackers_of
@@ -72,6 +73,7 @@ def _run(options: RunOptions) -> None:
         check_supported(plan, options.micro_batch_size)
     else:
         check_reward_model(plan, options.micro_batch_size)
+    require_fetched(plan)
     workspace = Workspace(options.workspace, options.attempt)
     workspace.open()
     show_stacks_on_signal(_stacks(options))
@@ -116,7 +118,9 @@ def _reporter(plan: RunPlan, options: RunOptions, workspace: Workspace, group: G
     steps = (plan.training.steps or 0) if isinstance(plan, TrainingPlan) else 0
     identity = workspace_name(plan.name, plan.digest())
     trackers = trackers_of(os.environ, plan.name, identity, workspace.root, say)
-    reporter = Reporter(plan.digest(), options.attempt, steps, [History(workspace.own), *trackers])
+    reporter = Reporter(
+        plan.digest(), options.attempt, steps, [History(workspace.own), *trackers], resolved_inputs(plan)
+    )
     try:
         port = reporter.serve(progress_port())
     except OSError as error:

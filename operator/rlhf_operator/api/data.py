@@ -10,6 +10,12 @@ from pydantic import Field, StringConstraints
 from .base import Model, Rule
 from .scalars import HTTPURL, Column, ColumnOrColumns, Digest, Key, ObjectName, RelativePath, ShortText, Time
 
+TOKEN_KEY = "token"  # noqa: S105 the name of a key, not its value
+"""Key of a Secret for a hub."""
+ACCESS_KEY_ID_KEY, SECRET_ACCESS_KEY_KEY, SESSION_TOKEN_KEY = "accessKeyID", "secretAccessKey", "sessionToken"
+STORE_KEYS = (ACCESS_KEY_ID_KEY, SECRET_ACCESS_KEY_KEY, SESSION_TOKEN_KEY)
+"""Keys of a Secret for an object store; the last may be missing."""
+
 
 class LocalSecretRef(Model):
     """A Secret in the same namespace."""
@@ -26,7 +32,7 @@ class HubSource(Model):
     revision: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "main"
     """Branch, tag or commit; a branch is resolved to a commit once and recorded in status."""
     path: RelativePath | None = None
-    """File or folder inside the repository; the whole repository when unset."""
+    """File or folder inside the repository, its root when unset. Of a folder, the files directly in it are used."""
 
 
 class S3Source(Model):
@@ -78,7 +84,8 @@ class DataRef(Model):
     digest: Digest | None = None
     """Expected digest of the content; a difference is an error."""
     secret_ref: LocalSecretRef | None = None
-    """Credentials for hf (key `token`) or s3 (keys `accessKeyID`, `secretAccessKey`)."""
+    """Credentials for hf (key `token`) or s3 (keys `accessKeyID`, `secretAccessKey` and, for temporary ones,
+    `sessionToken`); without it those that the pod's environment and ServiceAccount give."""
 
 
 class Format(StrEnum):

@@ -180,6 +180,8 @@ class Artifact(StatusModel):
 
     ref: str | None = None
     """Where it lies, for example pvc://claim/path."""
+    uri: str | None = None
+    """Where its copy lies in an object store, when output.s3 is set."""
     digest: str | None = None
     """Its identity: sha256: and 64 hex digits."""
     alias: str | None = None

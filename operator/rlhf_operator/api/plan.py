@@ -8,11 +8,14 @@ the digest of the plan names the workspace for good.
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from rlhf_operator.api.base import Model
+from rlhf_operator.api.data import HubSource, S3Source
 from rlhf_operator.api.evaluation import Slices
 from rlhf_operator.api.result import Digest
 from rlhf_operator.api.rewardgate import RewardGate
@@ -46,6 +49,8 @@ from rlhf_operator.api.shared import Columns, Format, Grader, Provenance
 PLAN_FILE = "plan.json"
 SETTINGS_FILE = "settings.json"
 STORAGE_PATH = "/rlhf/storage"
+SOURCES_PATH = f"{STORAGE_PATH}/sources"
+"""Where the trainer puts what it fetches from a hub or an object store."""
 CLAIMS_PATH = "/rlhf/claims"
 CONFIG_MAPS_PATH = "/rlhf/configmaps"
 PLAN_PATH = "/rlhf/plan"
@@ -55,6 +60,9 @@ SIGNING_KEY_PATH = "/rlhf/signing-key"
 TOKENS_PATH = "/rlhf/tokens"
 """Bearer tokens of graders behind an address: `<Secret>/<TOKEN_FILE>`."""
 TOKEN_FILE = "token"  # noqa: S105
+CREDENTIALS_PATH = "/rlhf/credentials"
+FETCHED = "content"
+"""Last part of the path of an input that is fetched; what it was resolved to is noted beside it."""
 PROGRESS_PORT = 9400
 TORCHRUN_PORT = 29400
 
@@ -62,6 +70,33 @@ TOTAL = "total"
 """Name of the mean over a reward model's dimensions: what a consumer that names no dimension gets."""
 
 PodPath = Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
+
+
+class SourceContent(StrEnum):
+    """What an input is, and with it which files of a folder are fetched and what its digest covers."""
+
+    DATA = "Data"
+    """Rows: JSON lines, JSON or Parquet."""
+    MODEL = "Model"
+    """A Hugging Face model directory."""
+    ARTIFACT = "Artifact"
+    """Every file of a published artifact."""
+
+
+class PlanFetch(Model):
+    """Where an input is fetched from, as the spec names it: exactly one of hf, s3."""
+
+    content: SourceContent
+    hf: HubSource | None = None
+    s3: S3Source | None = None
+    credentials: PodPath | None = None
+    """Folder with the keys of the Secret; None: what the pod's environment gives."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.hf is None) == (self.s3 is None):
+            raise ValueError("give exactly one of hf, s3")
+        return self
 
 
 class PlanSource(Model):
@@ -72,6 +107,8 @@ class PlanSource(Model):
     """The same input as a person names it, for example pvc://data/prompts.jsonl."""
     digest: Digest | None = None
     """Held against the content when given."""
+    fetch: PlanFetch | None = None
+    """Set when `path` is empty until the first attempt has fetched it."""
 
 
 class PlanDataset(PlanSource):
@@ -241,6 +278,10 @@ class PlanOutput(Model):
     path: str
     alias: str | None = None
     sign: bool = False
+    s3: S3Source | None = None
+    """Where a copy of it goes."""
+    credentials: PodPath | None = None
+    """Folder with the keys of the Secret for `s3`."""
 
 
 class RunPlan(Model):
@@ -259,6 +300,10 @@ class RunPlan(Model):
     def scorer_claims(self) -> tuple[str, ...]:
         """Claims that hold reward models which are read in process."""
         return ()
+
+    def inputs(self) -> Iterator[tuple[str, PlanSource]]:
+        """Yield (field of the spec, input) of every model and data set."""
+        yield from ()
 
     def canonical(self) -> str:
         """Return the one JSON text of this plan: sorted keys, no white space, nulls left out."""
@@ -301,6 +346,19 @@ class TrainingPlan(RunPlan):
         paths = [scorer.reward_model.path for scorer in self.scorers if scorer.reward_model is not None]
         found = {path.removeprefix(f"{CLAIMS_PATH}/").split("/")[0] for path in paths if path is not None}
         return tuple(sorted(found))
+
+    def inputs(self) -> Iterator[tuple[str, PlanSource]]:
+        """Yield (field of the spec, input) of every model and data set."""
+        yield "baseModel", self.base_model
+        if self.parent_artifact is not None:
+            yield "parentArtifact", self.parent_artifact
+        if self.warm_start is not None:
+            yield "warmStart.dataset", self.warm_start.dataset
+        yield "dataset", self.dataset
+        if self.evaluation is not None:
+            yield "evaluation.dataset", self.evaluation.dataset
+            for suite in self.evaluation.suites or []:
+                yield f"evaluation.suites[{suite.name}].dataset", suite.dataset
 
 
 def workspace_name(job: str, plan_digest: str) -> str:

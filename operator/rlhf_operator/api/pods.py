@@ -276,9 +276,9 @@ class Output(Model):
     pvc: PVCSource | None = None
     """A folder on a PersistentVolumeClaim."""
     s3: S3Source | None = None
-    """A prefix in an object store."""
+    """A prefix in an object store, for a copy of the artifact beside the one on the storage claim."""
     secret_ref: LocalSecretRef | None = None
-    """Credentials for s3 (keys `accessKeyID`, `secretAccessKey`)."""
+    """Credentials for s3 (keys `accessKeyID`, `secretAccessKey` and, for temporary ones, `sessionToken`)."""
     alias: (
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)] | None
     ) = None

@@ -30,6 +30,17 @@ class ScorerReading(Model):
     """95th percentile of the time per text."""
 
 
+class ResolvedInput(Model):
+    """An input that was fetched: what it was resolved to, once, for every attempt."""
+
+    field: str
+    """Field of the spec."""
+    revision: str | None = None
+    """Commit of a hub repository."""
+    digest: Digest
+    """Of the content."""
+
+
 class Progress(Model):
     """One reading of a running job, served by rank 0 at GET /progress."""
 
@@ -54,6 +65,8 @@ class Progress(Model):
     warnings: list[str] = []
     """Guards and scorers that warn at the moment, one line each, at most ten."""
     scorers: list[ScorerReading] = []
+    sources: list[ResolvedInput] = []
+    """What was fetched."""
     updated_at: datetime
 
 
@@ -137,6 +150,8 @@ class ArtifactRecord(Model):
 
     ref: str
     """pvc://claim/path"""
+    uri: str | None = None
+    """Where its copy lies in an object store."""
     digest: Digest
     alias: str | None = None
     gate: str
@@ -193,6 +208,8 @@ class TerminationMessage(Model):
     reward: RewardFigures | None = None
     """RewardModel: the figures of its weakest dimension; all are in the report."""
     artifact: ArtifactRecord | None = None
+    sources: list[ResolvedInput] = []
+    """What was fetched."""
 
     def encode(self) -> bytes:
         """Return at most 3 KiB of JSON: the message gives way first, then slices, suites, comparisons, figures."""
@@ -207,6 +224,7 @@ class TerminationMessage(Model):
             ),
             {"figures": {}},
             {"message": ""},
+            {"sources": []},
         )
         for update in steps:
             shrunk = shrunk.model_copy(update=update)

@@ -5,6 +5,7 @@ The gate's limits are not in it but in `LiveSettings`: another limit judges the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -67,3 +68,15 @@ class RewardPlan(RunPlan):
         if sum((self.train is not None, self.model is not None, bool(self.graders))) != 1:
             raise ValueError("give exactly one of train, model, graders")
         return self
+
+    def inputs(self) -> Iterator[tuple[str, PlanSource]]:
+        """Yield (field of the spec, input) of every model and data set."""
+        if self.train is not None:
+            yield "source.train.baseModel", self.train.base_model
+            yield "source.train.dataset", self.train.dataset
+        if self.model is not None:
+            yield "source.model", self.model
+        if self.evaluation.dataset is not None:
+            yield "evaluation.dataset", self.evaluation.dataset
+        if self.evaluation.must_prefer is not None:
+            yield "evaluation.mustPrefer", self.evaluation.must_prefer

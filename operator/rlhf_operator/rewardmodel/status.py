@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rlhf_operator.api.jobstatus import Attempt, ResolvedSource
+from rlhf_operator.api.jobstatus import Attempt
 from rlhf_operator.api.meta import EffectiveStatus
 from rlhf_operator.api.rewardmodel import RewardModelRun, RewardModelSpec
-from rlhf_operator.api.rewardplan import RewardPlan
 from rlhf_operator.common.conditions import TRUE, Condition, cut, merge
 from rlhf_operator.runs.budget import cost
-from rlhf_operator.runs.decision import Decision, Phase
+from rlhf_operator.runs.decision import Phase
 from rlhf_operator.runs.progress import checkpoint_status, progress_status
+from rlhf_operator.runs.resolved import resolved_sources
 
 from . import children
 from .conditions import wanted_conditions
@@ -75,7 +75,9 @@ def _run(observed: Observed, spec: RewardModelSpec, making: Making, now: datetim
     gave_up = decision.phase is Phase.FAILED and decision.artifact is None
     return RewardModelRun(
         plan_digest=decision.plan.digest if decision.plan is not None else recorded.plan_digest,
-        resolved=(before.resolved if same and before is not None else []) or _resolved(decision),
+        resolved=resolved_sources(
+            before.resolved if same and before is not None else [], observed.run.progress, decision
+        ),
         progress=progress_status(recorded, observed.run.progress, decision.verdict, now),
         checkpoint=checkpoint_status(recorded, observed.run.progress, decision.verdict),
         attempts=[_whole_seconds(each) for each in decision.ledger.records],
@@ -86,25 +88,6 @@ def _run(observed: Observed, spec: RewardModelSpec, making: Making, now: datetim
         message=cut(decision.message) if gave_up else None,
         generation=observed.generation,
     )
-
-
-def _resolved(decision: Decision) -> list[ResolvedSource]:
-    """Return the inputs as the frozen plan has them, by their field in the spec."""
-    plan = decision.plan.plan if decision.plan is not None else None
-    if not isinstance(plan, RewardPlan):
-        return []
-    sources = {
-        "source.train.baseModel": plan.train.base_model if plan.train is not None else None,
-        "source.train.dataset": plan.train.dataset if plan.train is not None else None,
-        "source.model": plan.model,
-        "evaluation.dataset": plan.evaluation.dataset,
-        "evaluation.mustPrefer": plan.evaluation.must_prefer,
-    }
-    return [
-        ResolvedSource(field=field, ref=source.ref, digest=source.digest)
-        for field, source in sources.items()
-        if source is not None
-    ]
 
 
 def _whole_seconds(record: Attempt) -> Attempt:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import DataRef
 from rlhf_operator.api.rewardmodel import RewardModelSpec
 from rlhf_operator.common.reasons import Reason
 from rlhf_operator.runs.addresses import address_of, secret_of
 from rlhf_operator.runs.checks import Check, failed, passed
-
-SOURCES = frozenset({"pvc", "config_map"})
 
 
 def check_supported(spec: RewardModelSpec) -> Check:
@@ -28,10 +25,6 @@ def check_supported(spec: RewardModelSpec) -> Check:
 
 def unsupported_fields(spec: RewardModelSpec) -> Iterator[str]:
     """Yield the path of each field that is set and not supported yet."""
-    for field, ref in data_refs(spec):
-        yield from (
-            f"{field}.{to_camel(kind)}" for kind in DataRef.one_of if getattr(ref, kind) and kind not in SOURCES
-        )
     for each in spec.source.graders or ():
         # A version is served, and used by jobs, in pods that know nothing of the Secrets of the spec it was made from.
         address = address_of(each.grader)
@@ -39,8 +32,6 @@ def unsupported_fields(spec: RewardModelSpec) -> Iterator[str]:
             yield f"source.graders[{each.name}].{address[0].removesuffix('.url')}.secretRef"
     if spec.source.train is not None and spec.source.train.training.epochs is None:
         yield "source.train.training.steps"
-    if spec.output.s3 is not None:
-        yield "output.s3"
 
 
 def data_refs(spec: RewardModelSpec) -> Iterator[tuple[str, DataRef]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf_operator.api import plan as api
 from rlhf_operator.api.graders import NamedScorer
 from rlhf_operator.api.guards import DEFAULT_DROP, DEFAULT_GUARDS, Guard
+from rlhf_operator.api.plan import SourceContent
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.intents import OperatorDefaults
 from rlhf_operator.common.names import Owner
@@ -18,16 +19,26 @@ from . import rewardmodels
 def resolve(owner: Owner, spec: RLHFJobSpec, found: References, defaults: OperatorDefaults) -> api.TrainingPlan:
     """Return the plan of a spec whose references were found. Equal arguments give an equal plan."""
     contents = parts.contents_of(found)
+    return parts.placed(
+        owner.name, lambda folder: _resolve(owner, spec, found, defaults, parts.Inputs(contents, folder))
+    )
+
+
+def _resolve(
+    owner: Owner, spec: RLHFJobSpec, found: References, defaults: OperatorDefaults, inputs: parts.Inputs
+) -> api.TrainingPlan:
     return api.TrainingPlan(
         name=owner.name,
         namespace=owner.namespace,
         image=spec.compute.image or defaults.trainer_image,
         algorithm=spec.algorithm,
-        base_model=parts.source(spec.base_model, contents),
-        parent_artifact=parts.source(spec.parent_artifact, contents) if spec.parent_artifact is not None else None,
-        warm_start=_warm_start(spec, contents),
-        dataset=parts.dataset("train", spec.dataset, contents),
-        scorers=[_scorer(each, found, contents) for each in spec.scorers],
+        base_model=parts.source(spec.base_model, inputs),
+        parent_artifact=parts.source(spec.parent_artifact, inputs, SourceContent.ARTIFACT)
+        if spec.parent_artifact is not None
+        else None,
+        warm_start=_warm_start(spec, inputs),
+        dataset=parts.dataset("train", spec.dataset, inputs),
+        scorers=[_scorer(each, found, inputs) for each in spec.scorers],
         rewards=list(spec.rewards),
         monitors=list(spec.monitors),
         training=api.PlanTraining(
@@ -48,7 +59,7 @@ def resolve(owner: Owner, spec: RLHFJobSpec, found: References, defaults: Operat
         compute=parts.compute(spec.compute),
         checkpoints=parts.checkpoints(spec.checkpoints),
         guards=[_guard(guard) for guard in guards_in_force(spec)],
-        evaluation=_evaluation(spec, contents),
+        evaluation=_evaluation(spec, inputs),
         timeouts=parts.timeouts(spec.timeouts),
         output=parts.output(owner.name, spec.output, output_claim(owner.name, spec), "artifacts"),
     )
@@ -74,20 +85,20 @@ def uses_training_reward(spec: RLHFJobSpec) -> bool:
     return bool(judges) and judges <= {reward.scorer for reward in spec.rewards}
 
 
-def _scorer(each: NamedScorer, found: References, contents: parts.Contents) -> api.PlanScorer:
+def _scorer(each: NamedScorer, found: References, inputs: parts.Inputs) -> api.PlanScorer:
     if each.grader is not None:
-        return parts.scorer(each.name, each.grader, contents)
+        return parts.scorer(each.name, each.grader, inputs)
     if each.reward_model_ref is None:
         raise ValueError(f"scorer {each.name} has neither a grader nor a rewardModelRef")
     return api.PlanScorer(name=each.name, reward_model=rewardmodels.use(each.reward_model_ref, found))
 
 
-def _warm_start(spec: RLHFJobSpec, contents: parts.Contents) -> api.PlanWarmStart | None:
+def _warm_start(spec: RLHFJobSpec, inputs: parts.Inputs) -> api.PlanWarmStart | None:
     warm = spec.warm_start
     if warm is None:
         return None
     return api.PlanWarmStart(
-        dataset=parts.dataset("warmStart", warm.dataset, contents),
+        dataset=parts.dataset("warmStart", warm.dataset, inputs),
         epochs=float(warm.training.epochs or 1),
         batch_size=warm.training.batch_size,
         seed=warm.training.seed,
@@ -103,12 +114,12 @@ def _guard(guard: Guard) -> api.PlanGuard:
     return api.PlanGuard(name=guard.name, patience=guard.patience, **limits)
 
 
-def _evaluation(spec: RLHFJobSpec, contents: parts.Contents) -> api.PlanEvaluation | None:
+def _evaluation(spec: RLHFJobSpec, inputs: parts.Inputs) -> api.PlanEvaluation | None:
     evaluation = spec.evaluation
     if evaluation is None:
         return None
     return api.PlanEvaluation(
-        dataset=parts.dataset("evaluation", evaluation.dataset, contents),
+        dataset=parts.dataset("evaluation", evaluation.dataset, inputs),
         every_steps=evaluation.every_steps,
         baselines=[baseline.value for baseline in evaluation.baselines],
         scorers=list(evaluation.scorers),
@@ -117,7 +128,7 @@ def _evaluation(spec: RLHFJobSpec, contents: parts.Contents) -> api.PlanEvaluati
         suites=[
             api.PlanSuite(
                 name=suite.name,
-                dataset=parts.dataset(f"suite-{suite.name}", suite.dataset, contents),
+                dataset=parts.dataset(f"suite-{suite.name}", suite.dataset, inputs),
                 scorer=suite.scorer,
                 max_drop=suite.max_drop,
             )

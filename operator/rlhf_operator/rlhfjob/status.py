@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rlhf_operator.api.jobstatus import Artifact, EvaluationStatus, ResolvedSource, RewardModelUse, RLHFJobStatus
+from rlhf_operator.api.jobstatus import Artifact, EvaluationStatus, RewardModelUse, RLHFJobStatus
 from rlhf_operator.api.meta import EffectiveStatus
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
@@ -14,6 +14,7 @@ from rlhf_operator.common.conditions import cut, merge
 from rlhf_operator.runs.budget import cost
 from rlhf_operator.runs.decision import Decision, Phase
 from rlhf_operator.runs.progress import checkpoint_status, progress_status
+from rlhf_operator.runs.resolved import resolved_sources
 
 from .conditions import wanted_conditions
 from .gate import evaluation_status
@@ -36,7 +37,7 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
             "algorithm": spec.algorithm.value,
             "plan_digest": decision.plan.digest if decision.plan is not None else before.plan_digest,
             "effective": effective(spec),
-            "resolved": before.resolved or _resolved(decision),
+            "resolved": resolved_sources(before.resolved, observed.progress, decision),
             "reward_models": before.reward_models or _reward_models(spec, decision),
             "progress": progress_status(before, observed.progress, decision.verdict, now),
             "checkpoint": checkpoint_status(before, observed.progress, decision.verdict),
@@ -54,29 +55,6 @@ def job_status(observed: Observed, spec: RLHFJobSpec, decision: Decision, now: d
         before.conditions, wanted_conditions(observed, spec, decision, status), observed.generation, now
     )
     return {name: value for name, value in written.items() if value not in (None, [], {})}
-
-
-def _resolved(decision: Decision) -> list[ResolvedSource]:
-    """Return the inputs as the frozen plan has them, by their field in the spec."""
-    plan = decision.plan.plan if decision.plan is not None else None
-    if not isinstance(plan, TrainingPlan):
-        return []
-    sources = {
-        "baseModel": plan.base_model,
-        "parentArtifact": plan.parent_artifact,
-        "warmStart.dataset": plan.warm_start.dataset if plan.warm_start is not None else None,
-        "dataset": plan.dataset,
-        "evaluation.dataset": plan.evaluation.dataset if plan.evaluation is not None else None,
-        **{
-            f"evaluation.suites[{suite.name}].dataset": suite.dataset
-            for suite in (plan.evaluation.suites if plan.evaluation is not None else None) or []
-        },
-    }
-    return [
-        ResolvedSource(field=field, ref=source.ref, digest=source.digest)
-        for field, source in sources.items()
-        if source is not None
-    ]
 
 
 def _reward_models(spec: RLHFJobSpec, decision: Decision) -> list[RewardModelUse]:
@@ -140,6 +118,7 @@ def _artifact(observed: Observed, decision: Decision) -> Artifact | None:
     models = [scorer.reward_model for scorer in plan.scorers if scorer.reward_model is not None] if plan else []
     return Artifact(
         ref=record.ref,
+        uri=record.uri,
         digest=record.digest,
         alias=record.alias,
         gate=record.gate,

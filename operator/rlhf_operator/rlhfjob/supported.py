@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rlhf_operator.api.algorithms import Algorithm, CriticInit, DPOLoss
 from rlhf_operator.api.base import to_camel
-from rlhf_operator.api.data import DataRef, Format
+from rlhf_operator.api.data import Format
 from rlhf_operator.api.generation import RolloutEngine, RolloutSettings, Truncation
 from rlhf_operator.api.guards import unmeasured
 from rlhf_operator.api.pods import Offload
@@ -18,7 +18,6 @@ ALGORITHMS = frozenset({"ppo", "sft", "dpo", "kto"})
 OFFLINE = (Algorithm.SFT, Algorithm.DPO, Algorithm.KTO)
 LORA = (Algorithm.PPO, *OFFLINE)
 """Algorithms that learn from given responses."""
-SOURCES = frozenset({"pvc", "config_map"})
 
 
 def check_supported(spec: RLHFJobSpec) -> Check:
@@ -36,10 +35,6 @@ def check_supported(spec: RLHFJobSpec) -> Check:
 def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
     """Yield the path of each field that is set and not supported yet."""
     yield from (field for field in spec.one_of if getattr(spec, field) is not None and field not in ALGORITHMS)
-    for field, source in _sources(spec):
-        yield from (
-            f"{field}.{to_camel(kind)}" for kind in DataRef.one_of if getattr(source, kind) and kind not in SOURCES
-        )
     if spec.rollout.engine != RolloutEngine.TRANSFORMERS:
         yield "rollout.engine"
     if spec.lora is not None and spec.algorithm not in LORA:
@@ -53,8 +48,6 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
     if spec.algorithm in OFFLINE:
         yield from _offline_fields(spec)
     yield from _warm_start_fields(spec)
-    if spec.output.s3 is not None:
-        yield "output.s3"
 
 
 def blind_guards(spec: RLHFJobSpec) -> Iterator[str]:
@@ -89,16 +82,3 @@ def _warm_start_fields(spec: RLHFJobSpec) -> Iterator[str]:
     # The default can't be told from a 1 that was written: a warm start runs with the job's own micro-batch.
     if training.micro_batch_size not in (1, spec.training.micro_batch_size):
         yield "warmStart.training.microBatchSize other than training.microBatchSize"
-
-
-def _sources(spec: RLHFJobSpec) -> Iterator[tuple[str, DataRef]]:
-    yield "baseModel", spec.base_model
-    yield "dataset", spec.dataset
-    if spec.parent_artifact is not None:
-        yield "parentArtifact", spec.parent_artifact
-    if spec.warm_start is not None:
-        yield "warmStart.dataset", spec.warm_start.dataset
-    if spec.evaluation is not None:
-        yield "evaluation.dataset", spec.evaluation.dataset
-        for suite in spec.evaluation.suites:
-            yield f"evaluation.suites[{suite.name}].dataset", suite.dataset

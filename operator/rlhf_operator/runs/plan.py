@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeVar
 
 from rlhf_operator.api import plan as api
 from rlhf_operator.api.data import ConfigMapSource, DataRef, Dataset
 from rlhf_operator.api.graders import Grader
 from rlhf_operator.api.lifecycle import Checkpoints, Timeouts
+from rlhf_operator.api.plan import SourceContent
 from rlhf_operator.api.pods import Compute, Output, Precision
 from rlhf_operator.common.hashes import sha256_of
 
@@ -28,38 +33,84 @@ def workspace(job: str, plan_digest: str) -> str:
     return f"{api.STORAGE_PATH}/{api.workspace_name(job, plan_digest)}"
 
 
-def place(ref: DataRef) -> tuple[str, str]:
-    """Return (path in the pod, reference for people). Raises ValueError for what is not mounted."""
+PlanT = TypeVar("PlanT", bound=api.RunPlan)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What inputs are resolved with."""
+
+    contents: Contents
+    folder: str = ""
+    """Where this plan's fetched inputs go."""
+
+
+def placed(owner: str, make: Callable[[str], PlanT]) -> PlanT:
+    """Return the plan whose fetched inputs lie in a folder of its own, so that each plan resolves a branch anew.
+
+    make: the plan by the folder. The folder is named after the plan without it: a digest can't name itself.
+    """
+    plan = make("")
+    if all(each.fetch is None for _, each in plan.inputs()):
+        return plan
+    return make(f"{api.SOURCES_PATH}/{api.workspace_name(owner, plan.digest())}")
+
+
+def folder_of(plan: api.RunPlan) -> str:
+    """Return the folder of a plan's fetched inputs, empty when there are none."""
+    paths = (PurePosixPath(each.path) for _, each in plan.inputs() if each.fetch is not None)
+    return next((str(path.parent.parent) for path in paths), "")
+
+
+def source(ref: DataRef, inputs: Inputs, content: SourceContent = SourceContent.MODEL) -> api.PlanSource:
+    """Return an input as the pod finds it."""
     if ref.pvc is not None:
         inside = f"/{ref.pvc.path}" if ref.pvc.path else ""
-        return f"{api.CLAIMS_PATH}/{ref.pvc.claim_name}{inside}", f"pvc://{ref.pvc.claim_name}{inside}"
+        readable = f"pvc://{ref.pvc.claim_name}{inside}"
+        return api.PlanSource(path=f"{api.CLAIMS_PATH}/{ref.pvc.claim_name}{inside}", ref=readable, digest=ref.digest)
     if ref.config_map is not None:
         inside = f"{ref.config_map.name}/{ref.config_map.key}"
-        return f"{api.CONFIG_MAPS_PATH}/{inside}", f"configmap://{inside}"
-    raise ValueError("only pvc and configMap sources can be resolved")
+        # What a ConfigMap holds may change between attempts and must not.
+        digest = ref.digest or inputs.contents(ref.config_map)
+        return api.PlanSource(path=f"{api.CONFIG_MAPS_PATH}/{inside}", ref=f"configmap://{inside}", digest=digest)
+    fetch = api.PlanFetch(
+        content=content,
+        hf=ref.hf,
+        s3=ref.s3,
+        credentials=f"{api.CREDENTIALS_PATH}/{ref.secret_ref.name}" if ref.secret_ref is not None else None,
+    )
+    # The same source under two fields is fetched once.
+    key = hashlib.sha256(f"{fetch.model_dump_json(exclude_none=True)} {ref.digest}".encode()).hexdigest()[:12]
+    return api.PlanSource(
+        path=f"{inputs.folder}/{key}/{api.FETCHED}", ref=_remote_name(ref, content), digest=ref.digest, fetch=fetch
+    )
 
 
-def source(ref: DataRef, contents: Contents) -> api.PlanSource:
-    """Return an input as the pod finds it."""
-    path, readable = place(ref)
-    return api.PlanSource(path=path, ref=readable, digest=_digest(ref, contents))
+def _remote_name(ref: DataRef, content: SourceContent) -> str:
+    if ref.s3 is not None:
+        return ref.s3.uri
+    assert ref.hf is not None
+    kind = "datasets/" if content is SourceContent.DATA else ""
+    inside = f"/{ref.hf.path}" if ref.hf.path else ""
+    return f"hf://{kind}{ref.hf.repo}@{ref.hf.revision}{inside}"
 
 
-def dataset(name: str, data: Dataset, contents: Contents) -> api.PlanDataset:
+def dataset(name: str, data: Dataset, inputs: Inputs) -> api.PlanDataset:
     """Return a data set as the pod finds it."""
-    path, readable = place(data)
+    found = source(data, inputs, SourceContent.DATA)
     return api.PlanDataset(
         name=name,
-        path=path,
-        ref=readable,
-        digest=_digest(data, contents),
+        path=found.path,
+        ref=found.ref,
+        digest=found.digest,
+        fetch=found.fetch,
         format=data.format,
         columns=data.columns,
         provenance=data.provenance,
     )
 
 
-def scorer(name: str, grader: Grader, contents: Contents) -> api.PlanScorer:
+def scorer(name: str, grader: Grader, inputs: Inputs) -> api.PlanScorer:
     """Return a grader as the pod finds it."""
     code = grader.python.config_map if grader.python is not None else None
     if code is None:
@@ -68,7 +119,7 @@ def scorer(name: str, grader: Grader, contents: Contents) -> api.PlanScorer:
         name=name,
         grader=grader,
         grader_path=f"{api.CONFIG_MAPS_PATH}/{code.name}/{code.key}",
-        grader_digest=contents(code),
+        grader_digest=inputs.contents(code),
     )
 
 
@@ -106,11 +157,6 @@ def output(owner: str, wanted: Output, claim: str, folder: str) -> api.PlanOutpu
         path=(wanted.pvc.path if wanted.pvc is not None else "") or f"{folder}/{owner}",
         alias=wanted.alias,
         sign=wanted.signing is not None,
+        s3=wanted.s3,
+        credentials=f"{api.CREDENTIALS_PATH}/{wanted.secret_ref.name}" if wanted.secret_ref is not None else None,
     )
-
-
-def _digest(ref: DataRef, contents: Contents) -> str | None:
-    """Return the digest given, else that of a ConfigMap's content: it may change between attempts and must not."""
-    if ref.digest is not None or ref.config_map is None:
-        return ref.digest
-    return contents(ref.config_map)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rlhf_operator.api.data import SESSION_TOKEN_KEY, STORE_KEYS, TOKEN_KEY, DataRef
 from rlhf_operator.api.plan import TOKEN_FILE
+from rlhf_operator.api.pods import Output
 from rlhf_operator.common.hashes import sha256_of
 from rlhf_operator.common.hosts import why_not_allowed
 from rlhf_operator.common.reasons import Reason
@@ -49,6 +51,22 @@ def token_secrets(spec: RunSpec) -> tuple[str, ...]:
     return tuple(sorted({name for _, grader in spec.graders if (name := secret_of(grader)) is not None}))
 
 
+def credentials(ref: DataRef | Output) -> dict[str, tuple[str, ...]]:
+    """Return the keys of the Secret of a source or an output that pods mount, by its name; nothing else is mounted."""
+    if ref.secret_ref is None:
+        return {}
+    return {ref.secret_ref.name: STORE_KEYS if ref.s3 is not None else (TOKEN_KEY,)}
+
+
+def input_secrets(spec: RunSpec) -> dict[str, tuple[str, ...]]:
+    """Return the Secrets that the trainer fetches inputs with, and their keys, sorted."""
+    keys: dict[str, set[str]] = {}
+    for _, ref in spec.inputs:
+        for name, needed in credentials(ref).items():
+            keys.setdefault(name, set()).update(needed)
+    return {name: tuple(sorted(keys[name])) for name in sorted(keys)}
+
+
 def wanted(spec: RunSpec) -> Wanted:
     """Return everything that must exist before an attempt starts."""
     claims = set(input_claims(spec))
@@ -58,6 +76,8 @@ def wanted(spec: RunSpec) -> Wanted:
         claims.add(spec.output.pvc.claim_name)
     config_maps = {(name, key) for name, keys in input_config_maps(spec).items() for key in keys}
     secrets = {*spec.secrets, *((name, TOKEN_FILE) for name in token_secrets(spec))}
+    for needed in (input_secrets(spec), credentials(spec.output)):
+        secrets |= {(name, key) for name, keys in needed.items() for key in keys if key != SESSION_TOKEN_KEY}
     if spec.output.signing is not None:
         secrets.add((spec.output.signing.secret_ref.name, spec.output.signing.key))
     for variable in spec.compute.env:

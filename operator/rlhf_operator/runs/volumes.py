@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf_operator.api import plan as api
 from rlhf_operator.common.podsecurity import scratch_mounts, scratch_volumes
 
-from .references import input_claims, input_config_maps, token_secrets
+from .references import credentials, input_claims, input_config_maps, input_secrets, token_secrets
 from .spec import RunSpec
 from .storage import output_claim, storage_claim
 
@@ -55,7 +56,7 @@ def input_mounts(job: str, spec: RunSpec, plan: api.RunPlan) -> Mounts:
         volumes.append({"name": f"configmap-{index}", "configMap": {"name": config_map, "items": items}})
         path = f"{api.CONFIG_MAPS_PATH}/{config_map}"
         mounts.append({"name": f"configmap-{index}", "mountPath": path, "readOnly": True})
-    return Mounts(volumes, mounts)
+    return Mounts(volumes, mounts) + _credentials(input_secrets(spec))
 
 
 def token_mounts(spec: RunSpec) -> Mounts:
@@ -86,6 +87,7 @@ def output_mounts(job: str, spec: RunSpec) -> Mounts:
         [] if same else [_claim("output", output_claim(job, spec))],
         [{"name": volume, "mountPath": api.OUTPUT_PATH}],
     )
+    result += _credentials(credentials(spec.output))
     signing = spec.output.signing
     if signing is not None:
         items = [{"key": signing.key, "path": signing.key}]
@@ -96,6 +98,20 @@ def output_mounts(job: str, spec: RunSpec) -> Mounts:
             [{"name": "signing-key", "mountPath": api.SIGNING_KEY_PATH, "readOnly": True}],
         )
     return result
+
+
+def _credentials(secrets: Mapping[str, tuple[str, ...]]) -> Mounts:
+    """Files rather than variables, which every child process would inherit."""
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    for index, (secret, keys) in enumerate(secrets.items()):
+        # Optional, for a session token seldom is there; what else is missing the trainer names.
+        items = [{"key": key, "path": key} for key in keys]
+        source = {"secretName": secret, "items": items, "defaultMode": 0o440, "optional": True}
+        volumes.append({"name": f"credentials-{index}", "secret": source})
+        path = f"{api.CREDENTIALS_PATH}/{secret}"
+        mounts.append({"name": f"credentials-{index}", "mountPath": path, "readOnly": True})
+    return Mounts(volumes, mounts)
 
 
 def _claim(name: str, claim: str) -> dict[str, Any]:

@@ -330,10 +330,10 @@ def test_suspend_stops_the_training_and_leaves_what_serves(driver: Driver) -> No
 
 
 def test_what_is_not_supported_is_named(driver: Driver) -> None:
-    driver.world.change(source={"train": {"baseModel": {"pvc": None, "hf": {"repo": "org/name"}}}})
+    driver.world.change(source={"train": {"training": {"epochs": None, "steps": 8}}})
     driver.settle()
     assert is_status(driver.world.status, "Stalled") == "True/NotSupportedYet"
-    assert "source.train.baseModel.hf" in driver.world.status["message"]
+    assert "source.train.training.steps" in driver.world.status["message"]
 
 
 def test_without_an_evaluation_block_every_version_is_used(driver: Driver) -> None:

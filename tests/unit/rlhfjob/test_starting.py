@@ -49,9 +49,6 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
     ({**DPO, "dpo": {"loss": "IPO", "labelSmoothing": 0.1}}, "dpo.labelSmoothing with loss IPO"),
     ({**KTO, "training": {"epochs": 1, "batchSize": 1}}, "training.batchSize 1 in KTO"),
     ({"rollout": {"engine": "VLLM"}}, "rollout.engine"),
-    ({"baseModel": {"hf": {"repo": "org/name"}}}, "baseModel.hf"),
-    ({"dataset": {"s3": {"uri": "s3://bucket/x"}, "format": "Prompts"}}, "dataset.s3"),
-    ({"output": {"s3": {"uri": "s3://bucket/x"}}}, "output.s3"),
     ({"dataset": {**SPEC["dataset"], "format": "Demonstrations"}}, "ppo with dataset.format Demonstrations"),
     ({"compute": {"workers": 2, "zeroStage": 2, "offload": "Optimizer"}}, "compute.offload without GPUs"),
     (
@@ -62,17 +59,6 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
             }
         },
         "warmStart.training.microBatchSize other than training.microBatchSize",
-    ),
-    (
-        {
-            "evaluation": {
-                **EVALUATION,
-                "suites": [
-                    {"name": "a", "dataset": {"s3": {"uri": "s3://b/x"}, "format": "Prompts"}, "scorer": "gold"}
-                ],
-            }
-        },
-        "evaluation.suites[a].dataset.s3",
     ),
 ]
 

@@ -22,7 +22,7 @@ ROW_BYTES = 2 * 1024 * 1024
 JSON_BYTES = 256 * 1024 * 1024
 ROW_GROUP_BYTES = 1024 * 1024 * 1024
 _FILES = 10_000
-_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 _PARQUET_BATCH = 64
 _DEPTH = 32
 _SKIP_BLOCK = 1 << 20
@@ -74,9 +74,9 @@ def _files(path: Path, ref: str) -> list[Path]:
         raise ConfigError(f"{ref} is not there: nothing lies at {path}; mend the path or put the data in place")
     if not real.is_dir():
         return [_regular(real, ref)]
-    found = sorted(entry for entry in real.iterdir() if entry.suffix in _SUFFIXES and not entry.name.startswith("."))
+    found = sorted(entry for entry in real.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith("."))
     if not found:
-        raise ConfigError(f"{ref} is a folder without data: it must hold files named {', '.join(_SUFFIXES)}")
+        raise ConfigError(f"{ref} is a folder without data: it must hold files named {', '.join(SUFFIXES)}")
     if len(found) > _FILES:
         raise ConfigError(f"{ref} holds {len(found)} files, more than {_FILES}: merge them")
     root = real.resolve()
