@@ -95,5 +95,5 @@ class Graders:
             return [self._grade(name, [item])[0] for item in items]
         except SandboxError as error:
             raise EngineAway(f"grader {name}'s sandbox is gone", reason="SandboxGone") from error
-        reason = f"grader {name} has no score for this text, or its row lacks what it compares with"
+        reason = f"grader {name} has no score for this text: it failed on it, or the row lacks what it compares with"
         return [reason if score is None else score for score in scores]

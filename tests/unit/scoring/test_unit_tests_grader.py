@@ -167,6 +167,26 @@ def test_an_operator_shows_the_code_no_value_of_the_tests(unit_tests: Scorers) -
     assert run(unit_tests, code, tests) == 1.0
 
 
+FORGED = """
+import sys
+frames = sys.modules['rlhf_scoring.sandbox.frames']
+encode = frames.encode
+def zero(*_): return 0
+def forged(message, limit):
+    value = message.get('value')
+    if isinstance(value, dict) and 'dict' in value:
+        (ref,) = [each for name, each in value['dict'] if name == 'zero']
+        message = {'value': {'dict': [['add', ref], ['abs', ref], ['__builtins__', {'dict': [['abs', ref]]}]]}}
+    return encode(message, limit)
+frames.encode = forged
+"""
+
+
+def test_code_that_speaks_for_its_process_brings_no_built_ins_into_the_tests(unit_tests: Scorers) -> None:
+    assert run(unit_tests, FORGED, "assert abs(add(1, 2) - 3) < 1e-9") == -1.0
+    assert run(unit_tests, FORGED, "assert abs(add(1, 2) - 0) < 1e-9") == 1.0, "the forgery itself arrives"
+
+
 def test_a_callback_is_called_and_nothing_more(unit_tests: Scorers) -> None:
     code = "def f(g):\n    try: return g.__globals__\n    except Exception: return g(1)"
     assert run(unit_tests, code, "assert f(lambda x: x + 41) == 42") == 1.0

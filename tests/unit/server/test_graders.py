@@ -69,7 +69,7 @@ def test_a_grader_that_fails_on_a_text_costs_the_others_nothing_and_tells_no_tex
     assert found[1] == {
         "dimensions": {"overall": None},
         "total": None,
-        "missing": "grader code failed on this text",
+        "missing": "grader code has no score for this text: it failed on it, or the row lacks what it compares with",
     }
     assert "no score" in found[2]["missing"]
     assert SECRET not in str(found)

@@ -51,7 +51,7 @@ def _score(code: str, tests: str, connection: socket.socket) -> float:
         defined = Link(connection, TEST_OPERATIONS).ask("load", code)
         if not isinstance(defined, dict):
             return FAILED
-        checked = _run(compiled, {name: defined[name] for name in defined if not hasattr(builtins, str(name))})
+        checked = _run(compiled, {name: value for name, value in defined.items() if _may_define(name)})
     except BaseException:
         return FAILED
     if not checked:
@@ -60,6 +60,11 @@ def _score(code: str, tests: str, connection: socket.socket) -> float:
             "tests that are wrapped in a function must be called"
         )
     return PASSED
+
+
+def _may_define(name: object) -> bool:
+    """Whether code may bring a name into the tests: never one that they have without it."""
+    return isinstance(name, str) and not name.startswith("__") and not hasattr(builtins, name)
 
 
 def _run(compiled: types.CodeType, defined: dict[str, Any]) -> int:
