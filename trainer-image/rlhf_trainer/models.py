@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from rlhf_operator.api.algorithms import Optimizer
+from rlhf_operator.api.algorithms import CriticInit, Optimizer
 from rlhf_operator.api.plan import PlanCompute, TrainingPlan
 from rlhf_operator.api.pods import Precision
 
@@ -58,10 +58,29 @@ class ModelFactory:
         return engine
 
     def critic(self, path: Path, optimizer: Optimizer, accumulation: int) -> Engine:
-        """Make a critic from a policy's backbone and a zero head."""
+        """Make a critic: a policy's backbone and a zero head, or the reward model's with its own."""
+        assert self.plan.ppo is not None
+        if self.plan.ppo.critic.init_from is CriticInit.REWARD_MODEL:
+            from .policy.critic import load_reward_backbone
+
+            base = Path(self.plan.base_model.path)
+            backbone, weights = load_reward_backbone(self.plan, base, self.plan.compute.attention)
+            if self.plan.lora is not None:
+                self._adapt(backbone)
+            module = ValueModel(backbone, int(backbone.config.get_text_config().hidden_size))
+            with torch.no_grad():
+                module.head.weight.copy_(weights)
+            return self._engine("critic", module, backbone, optimizer, accumulation)
         model = self.trained(path)
         module = ValueModel(model.base_model, int(model.config.get_text_config().hidden_size))
         return self._engine("critic", module, model, optimizer, accumulation)
+
+    def _adapt(self, model: Any, start: Path | None = None, *, reference: bool = False) -> None:
+        # Here and not at the top: PEFT takes seconds to import.
+        from .policy.adapters import add_adapter
+
+        assert self.plan.lora is not None
+        add_adapter(model, self.plan.lora, self.plan.training.seed, start, reference=reference)
 
     def reference(self, path: Path, temperature: float, policy: Engine) -> Callable[..., Any]:
         """Load the frozen reference model; a policy that is trained as an adapter holds it already."""
@@ -86,15 +105,13 @@ class ModelFactory:
 
         reference: keep the adapter that it starts from beside the trained one.
         """
-        lora = self.plan.lora
-        if lora is None:
+        if self.plan.lora is None:
             return self.load(path)
-        # Here and not at the top: PEFT takes seconds to import.
-        from .policy.adapters import ADAPTER_FOLDER, add_adapter
+        from .policy.adapters import ADAPTER_FOLDER
 
         start = path / ADAPTER_FOLDER if (path / ADAPTER_FOLDER).is_dir() else None
         model = self.load(Path(self.plan.base_model.path) if start is not None else path)
-        add_adapter(model, lora, self.plan.training.seed, start, reference=reference)
+        self._adapt(model, start, reference=reference)
         return model
 
     def load(self, path: Path) -> Any:

@@ -1,6 +1,6 @@
 """What this trainer does of a plan. Anything else is refused by the field's name before a model is loaded."""
 
-from rlhf_operator.api.algorithms import Algorithm, CriticInit
+from rlhf_operator.api.algorithms import Algorithm
 from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import Format
 from rlhf_operator.api.guards import unmeasured
@@ -81,8 +81,6 @@ def _unsupported(plan: TrainingPlan) -> list[str]:
 
 def _unsupported_ppo(plan: TrainingPlan) -> list[str]:
     found = []
-    if plan.ppo is not None and plan.ppo.critic.init_from is not CriticInit.POLICY:
-        found.append("ppo.critic.initFrom RewardModel is not supported yet: use Policy")
     if plan.training.epochs is not None:
         found.append("training.epochs is not for PPO: give training.steps")
     if plan.dataset.format is Format.DEMONSTRATIONS:

@@ -38,7 +38,7 @@ def _resolve(
         else None,
         warm_start=_warm_start(spec, inputs),
         dataset=parts.dataset("train", spec.dataset, inputs),
-        scorers=[_scorer(each, found, inputs) for each in spec.scorers],
+        scorers=[_scorer(each, spec, found, inputs) for each in spec.scorers],
         rewards=list(spec.rewards),
         monitors=list(spec.monitors),
         training=api.PlanTraining(
@@ -85,12 +85,15 @@ def uses_training_reward(spec: RLHFJobSpec) -> bool:
     return bool(judges) and judges <= {reward.scorer for reward in spec.rewards}
 
 
-def _scorer(each: NamedScorer, found: References, inputs: parts.Inputs) -> api.PlanScorer:
+def _scorer(each: NamedScorer, spec: RLHFJobSpec, found: References, inputs: parts.Inputs) -> api.PlanScorer:
     if each.grader is not None:
         return parts.scorer(each.name, each.grader, inputs)
     if each.reward_model_ref is None:
         raise ValueError(f"scorer {each.name} has neither a grader nor a rewardModelRef")
-    return api.PlanScorer(name=each.name, reward_model=rewardmodels.use(each.reward_model_ref, found))
+    return api.PlanScorer(
+        name=each.name,
+        reward_model=rewardmodels.use(each.reward_model_ref, found, files=rewardmodels.starts_from_reward_model(spec)),
+    )
 
 
 def _warm_start(spec: RLHFJobSpec, inputs: parts.Inputs) -> api.PlanWarmStart | None:

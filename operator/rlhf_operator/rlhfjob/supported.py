@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_operator.api.algorithms import Algorithm, CriticInit, DPOLoss
+from rlhf_operator.api.algorithms import Algorithm, DPOLoss
 from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import Format
 from rlhf_operator.api.generation import RolloutEngine, RolloutSettings, Truncation
@@ -13,6 +13,8 @@ from rlhf_operator.api.pods import Offload
 from rlhf_operator.api.rlhfjob import RLHFJobSpec
 from rlhf_operator.common.reasons import Reason
 from rlhf_operator.runs.checks import Check, failed, passed
+
+from .rewardmodels import starts_from_reward_model
 
 ALGORITHMS = frozenset({"ppo", "sft", "dpo", "kto"})
 OFFLINE = (Algorithm.SFT, Algorithm.DPO, Algorithm.KTO)
@@ -39,8 +41,9 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
         yield "rollout.engine"
     if spec.lora is not None and spec.algorithm not in LORA:
         yield f"lora with {spec.algorithm.value}"
-    if spec.ppo is not None and spec.ppo.critic.init_from != CriticInit.POLICY:
-        yield "ppo.critic.initFrom"
+    models = {scorer.name for scorer in spec.scorers if scorer.reward_model_ref is not None}
+    if starts_from_reward_model(spec) and not any(reward.scorer in models for reward in spec.rewards):
+        yield "ppo.critic.initFrom RewardModel without a reward from a rewardModelRef"
     if spec.ppo is not None and spec.dataset.format is Format.DEMONSTRATIONS:
         yield "ppo with dataset.format Demonstrations"
     if spec.compute.offload is not Offload.NONE and spec.compute.gpus_per_worker == 0:
