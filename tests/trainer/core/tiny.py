@@ -78,7 +78,11 @@ class World:
 
     @property
     def plan(self) -> TrainingPlan:
-        """A PPO plan for one CPU process that likes long answers with 'sorry' in them; `changes` are merged in."""
+        """The world's plan with its changes."""
+        return TrainingPlan.model_validate(merge(self.raw(), self.changes))
+
+    def raw(self) -> dict[str, Any]:
+        """A PPO plan for one CPU process that likes long answers with 'sorry' in them."""
         raw = raw_plan(
             {
                 "name": "train",
@@ -102,7 +106,7 @@ class World:
             "guards": [{"name": "finite", "patience": 1, "nonFinite": {}}],
             "timeouts": {"startupSeconds": 120, "progressSeconds": 300},
         }
-        return TrainingPlan.model_validate(merge(merge(raw, own), self.changes))
+        return merge(raw, own)
 
     @property
     def workspace(self) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +11,15 @@ from typing import Any
 
 import torch
 
-from rlhf_operator.api.plan import TrainingPlan
 from rlhf_scoring.build import build_scorers
 from rlhf_trainer.distributed import Group
 from rlhf_trainer.fencing import Workspace
 from rlhf_trainer.options import RunOptions
+from rlhf_trainer.progress import Reporter
 from rlhf_trainer.session import Session
 from rlhf_trainer.signals import StopFlag
 from rlhf_trainer.supported import check_supported
-from trainer.core.tiny import PROMPTS, WORDS, World, merge
+from trainer.core.tiny import PROMPTS, WORDS, World, free_port, inherited_environment, merge
 
 BLOCKS: dict[str, dict[str, Any]] = {"SFT": {}, "DPO": {"beta": 0.1}, "KTO": {"beta": 0.1}}
 DATA = {
@@ -61,9 +63,8 @@ class OfflineWorld(World):
         """Replace the training data."""
         self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    @property
-    def plan(self) -> TrainingPlan:
-        """A plan of the algorithm for one CPU process; `changes` are merged in."""
+    def raw(self) -> dict[str, Any]:
+        """A plan of the algorithm for one CPU process."""
         wanted, columns = DATA[self.algorithm]
         own: dict[str, Any] = {
             "algorithm": self.algorithm,
@@ -91,28 +92,83 @@ class OfflineWorld(World):
                 "scorers": ["sorry"],
             },
         }
-        raw = super().plan.dump()
-        return TrainingPlan.model_validate(merge(merge(raw, own), self.changes))
+        return merge(super().raw(), own)
 
-    def run_here(self, micro: int = 4) -> None:
-        """Run the plan in this process, on one rank."""
+    def run_here(
+        self, micro: int = 4, attempt: int = 1, stop: StopFlag | None = None, group: Group | None = None
+    ) -> None:
+        """Run the plan in this process, as the only rank or one of a group; rank 0 tells standard output."""
         plan = self.plan
+        group = group or Group(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
         check_supported(plan, micro)
-        workspace = Workspace(self.workspace, 1)
+        workspace = Workspace(self.workspace, attempt)
         workspace.open()
-        workspace.claim()
+        if group.is_main:
+            workspace.claim()
+        group.barrier("the claim")
         options = RunOptions(
             plan=self.root / "plan.json",
             settings=None,
             workspace=self.workspace,
-            attempt=1,
+            attempt=attempt,
             micro_batch_size=micro,
             min_checkpoint_step=0,
         )
-        group = Group(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
         with build_scorers(plan.scorers) as scorers:
-            Session(plan, options, workspace, group, scorers, StopFlag(), lambda: None, None).run()
+            reporter = Reporter(plan.digest(), attempt, 0) if group.is_main else None
+            Session(plan, options, workspace, group, scorers, stop or StopFlag(), lambda: None, reporter).run()
+
+
+def steps(said: str) -> list[dict[str, Any]]:
+    """The figures of each step that a run told."""
+    events = [json.loads(line) for line in said.splitlines() if line.startswith('{"time"')]
+    return [event for event in events if event["event"] == "step"]
+
+
+class StopAfter(StopFlag):
+    """A stop that comes while a step is done: the boundary looks once for each."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    @property
+    def is_set(self) -> bool:
+        """Whether so many steps were done."""
+        self._left -= 1
+        return self._left < 0
+
+    def leaves_time_for(self, seconds: float) -> bool:
+        """There is no hurry."""
+        return True
+
+
+def two_ranks(root: Path, stage: int, mode: str) -> str:
+    """Run two_ranks.py as two processes; returns what rank 0 said."""
+    OfflineWorld(root)
+    script, port = Path(__file__).with_name("two_ranks.py"), free_port()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(root), str(stage), mode],
+            env={
+                **inherited_environment(),
+                "OMP_NUM_THREADS": "1",
+                "DS_BUILD_OPS": "0",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=550)[0].decode() for rank in ranks]
+    for rank, words in zip(ranks, said, strict=True):
+        assert rank.returncode == 0, words[-4000:]
+    return said[0]
 
 
 MakeWorld = Callable[..., OfflineWorld]
-__all__ = ["MakeWorld", "OfflineWorld", "Path", "judged"]
