@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from rlhf_trainer.policy.heads import PolicyModel
 from rlhf_trainer.sampling import DataOrder
 from rlhf_trainer.trl_bridge.arguments import common_arguments
 from rlhf_trainer.trl_bridge.control import StepControl
-from rlhf_trainer.trl_bridge.process import library_state
+from rlhf_trainer.trl_bridge.process import library_state, whole_models
 from rlhf_trainer.trl_bridge.tables import figures
 from rlhf_trainer.trl_bridge.trainer import Bridge
 
@@ -76,7 +77,8 @@ class OfflineBridge(Bridge):
 
     def write_more(self, folder: Path) -> None:
         """The policy as a Hugging Face directory: what a run of another world size starts from."""
-        self._run.attempt.save_policy(self.weights, folder / POLICY_FOLDER)
+        with whole_models(self.args.hf_deepspeed_config):
+            self._run.attempt.save_policy(self.weights, folder / POLICY_FOLDER)
 
     @contextmanager
     def whole(self) -> Iterator[PolicyModel]:
@@ -84,7 +86,8 @@ class OfflineBridge(Bridge):
         replica, temperature = self._run.replica, self._run.attempt.sampling.temperature
         if replica is not None:
             copy_whole(cast("torch.nn.Module", self.model), replica.model)
-            yield replica
+            with whole_models(self.args.hf_deepspeed_config):
+                yield replica
             return
         model: Any = self.model
         model.eval()
@@ -134,6 +137,7 @@ class Recipe:
             last=boundary.last,
             weights=lambda: weights,
             whole=lambda: _loaded(attempt, start, weights),
+            reference=_reference(attempt, start) if self.reference else None,
         )
 
     def _fit(
@@ -183,3 +187,13 @@ def _loaded(attempt: Attempt, start: Path, weights: Mapping[str, Tensor]) -> Ite
     module = PolicyModel(attempt.models.trained(start), attempt.sampling.temperature)
     module.model.load_state_dict(weights)
     yield module.to(attempt.group.device)
+
+
+def _reference(attempt: Attempt, start: Path) -> Callable[..., Any]:
+    """The reference model for the final evaluation, read when it is first asked."""
+
+    @cache
+    def module() -> PolicyModel:
+        return attempt.models.policy(start, attempt.sampling.temperature).to(attempt.group.device)
+
+    return lambda *inputs: module()(*inputs)
