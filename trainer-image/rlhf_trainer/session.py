@@ -29,7 +29,17 @@ from .training.measuring import Measuring
 from .training.warm_start import warm_start
 
 _OF_THE_CLOCK = re.compile(r"seconds.*|.*PerSecond|mfu")
-RESULT_FIGURES = ("reward", "kl", "klPerToken", "entropy", "responseTokens", "truncatedShare")
+RESULT_FIGURES = (
+    "reward",
+    "loss",
+    "accuracy",
+    "rewardMargin",
+    "kl",
+    "klPerToken",
+    "entropy",
+    "responseTokens",
+    "truncatedShare",
+)
 
 
 class Session:

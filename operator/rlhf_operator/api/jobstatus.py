@@ -30,9 +30,9 @@ class Progress(StatusModel):
     entropy: float | None = None
     """Mean entropy, in nats per token."""
     loss: float | None = None
-    """Of a reward model: loss of the last step, in nats."""
+    """Of a reward model, SFT, DPO and KTO: loss of the last step."""
     accuracy: float | None = None
-    """Of a reward model: share of the last step's pairs that came out right before its update."""
+    """Of a reward model and DPO: share of the last step's pairs that came out right before its update."""
     tokens_per_second: float | None = None
     """Tokens generated and trained per second."""
     eta_seconds: int | None = None

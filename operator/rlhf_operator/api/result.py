@@ -55,9 +55,9 @@ class Progress(Model):
     entropy: float | None = None
     """Mean entropy per token of the sampling distribution, in nats."""
     loss: float | None = None
-    """RewardModel: training loss of the last step, weighted mean over its pairs, in nats."""
+    """RewardModel: training loss of the last step, weighted mean over its pairs, in nats; SFT, DPO, KTO: as numbers.md."""
     accuracy: float | None = None
-    """RewardModel: share of the last step's pairs that the model got right before its update."""
+    """RewardModel, DPO: share of the last step's pairs that came out right before its update."""
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     checkpoint_step: int | None = None

@@ -34,10 +34,9 @@ def library_state(compute: PlanCompute) -> Iterator[None]:
 
 @contextmanager
 def whole_models(settings: Any) -> Iterator[None]:
-    """For a while, let Transformers make whole models and generate without peers. settings: those of DeepSpeed, or None.
+    """For a while, let Transformers make whole models and generate without peers. settings: DeepSpeed's, or None.
 
-    While ZeRO-3's are alive it partitions what it makes and generates in step with all ranks: one alone would wait for
-    ever.
+    While ZeRO-3's are alive it partitions what it makes and generates in step with all ranks: one alone hangs.
     """
     unset_hf_deepspeed_config()
     try:
