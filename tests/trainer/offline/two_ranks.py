@@ -40,6 +40,7 @@ def leave_and_go_on(world: OfflineWorld, group: Group) -> None:
         left = interrupted.message
     assert "after step 3; saved" in left, left
     world.run_here(micro=4, group=group, attempt=2)
+    group.barrier("the resumed run")
     assert world.result().policy_digest == kept.policy_digest, world.algorithm
     assert world.result().figures == kept.figures, world.algorithm
     assert world.result().engine == kept.engine
