@@ -55,7 +55,7 @@ class Progress(Model):
     entropy: float | None = None
     """Mean entropy per token of the sampling distribution, in nats."""
     loss: float | None = None
-    """RewardModel: training loss of the last step, weighted mean over its pairs, in nats; SFT, DPO, KTO: the algorithm's."""
+    """RewardModel: training loss of the last step, weighted mean over its pairs, in nats; SFT, DPO, KTO: theirs."""
     accuracy: float | None = None
     """RewardModel, DPO: share of the last step's pairs that came out right before its update."""
     tokens_per_second: float | None = None

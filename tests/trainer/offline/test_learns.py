@@ -94,7 +94,6 @@ def test_rows_that_are_too_long_are_counted_and_none_is_lost(offline_world: Make
         ("KTO", {"training": {"batchSize": 1}}, "training.batchSize 1"),
         ("DPO", {"training": {"batchSize": 6}}, "training.batchSize 6 must be a multiple"),
         ("DPO", {"dpo": None}, "algorithm DPO needs the block dpo"),
-        ("DPO", {"lora": {"rank": 4}}, "lora is not supported for DPO"),
     ],
 )
 def test_what_an_algorithm_has_no_use_for_is_refused_by_name(

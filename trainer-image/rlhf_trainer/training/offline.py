@@ -77,7 +77,7 @@ class OfflineBridge(Bridge):
 
     def write_more(self, folder: Path) -> None:
         """The policy as a Hugging Face directory: what a run of another world size starts from."""
-        with whole_models(self.args.hf_deepspeed_config):
+        with whole_models(getattr(self.args, "hf_deepspeed_config", None)):
             self._run.attempt.save_policy(self.weights, folder / POLICY_FOLDER)
 
     @contextmanager
@@ -86,7 +86,7 @@ class OfflineBridge(Bridge):
         replica, temperature = self._run.replica, self._run.attempt.sampling.temperature
         if replica is not None:
             copy_whole(cast("torch.nn.Module", self.model), replica.model)
-            with whole_models(self.args.hf_deepspeed_config):
+            with whole_models(getattr(self.args, "hf_deepspeed_config", None)):
                 yield replica
             return
         model: Any = self.model
