@@ -1,6 +1,6 @@
 """Guards: patience, actions that may change in a running job, and what is remembered. Limits are in limits.py."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,11 @@ from rlhf_operator.api.guards import GuardAction
 from rlhf_operator.api.plan import LiveSettings, PlanGuard
 
 from .limits import LENGTH_RATIO, Best, Seen, Unmeasured, monitored, passed
+
+
+def measures_kl(guards: Sequence[PlanGuard]) -> bool:
+    """Whether a guard asks for KL, so that a reference model is needed even where none is optimised against."""
+    return any(guard.kind in ("kl", "slow_convergence") for guard in guards)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What this trainer does of a plan. Anything else is refused by the field's name before a model is loaded."""
 
-from rlhf_operator.api.algorithms import Algorithm
 from rlhf_operator.api.base import to_camel
 from rlhf_operator.api.data import Format
 from rlhf_operator.api.guards import unmeasured
@@ -16,7 +15,11 @@ from .supported_offline import offline_problems
 def check_supported(plan: TrainingPlan, micro_batch_size: int) -> None:
     """Raise ConfigError with every reason why this plan can't be run as written."""
     unsupported = _unsupported(plan)
-    own = offline_problems(plan, micro_batch_size) if plan.algorithm in OFFLINE else _ppo_sizes(plan, micro_batch_size)
+    own = (
+        offline_problems(plan, micro_batch_size)
+        if plan.algorithm in OFFLINE
+        else _generating_sizes(plan, micro_batch_size)
+    )
     problems = [*unsupported, *own, *_names(plan)]
     if problems:
         raise ConfigError("; ".join(problems), reason="NotSupportedYet" if unsupported else "Config")
@@ -56,12 +59,10 @@ def _splits(plan: RewardPlan) -> list[str]:
 def _unsupported(plan: TrainingPlan) -> list[str]:
     found = []
     block = plan.algorithm.value.lower()
-    if plan.algorithm not in (Algorithm.PPO, *OFFLINE):
-        found.append(f"algorithm {plan.algorithm.value} is not supported by this trainer yet: use ppo, sft, dpo or kto")
-    elif getattr(plan, block) is None:
+    if getattr(plan, block) is None:
         found.append(f"algorithm {plan.algorithm.value} needs the block {block}")
-    elif plan.algorithm is Algorithm.PPO:
-        found += _unsupported_ppo(plan)
+    elif plan.algorithm not in OFFLINE:
+        found += _unsupported_generating(plan)
     found += [
         f"guards[{guard.name}].{to_camel(guard.kind)}: {why}"
         for guard in plan.guards
@@ -79,16 +80,18 @@ def _unsupported(plan: TrainingPlan) -> list[str]:
     return found
 
 
-def _unsupported_ppo(plan: TrainingPlan) -> list[str]:
+def _unsupported_generating(plan: TrainingPlan) -> list[str]:
     found = []
     if plan.training.epochs is not None:
-        found.append("training.epochs is not for PPO: give training.steps")
+        found.append(f"training.epochs is not for {plan.algorithm.value}: give training.steps")
     if plan.dataset.format is Format.DEMONSTRATIONS:
-        found.append("dataset.format Demonstrations is for warmStart: PPO needs prompts")
+        found.append(f"dataset.format Demonstrations is for warmStart: {plan.algorithm.value} needs prompts")
+    if plan.lora is not None and plan.ppo is None:
+        found.append(f"lora is not supported for {plan.algorithm.value} yet: remove it")
     return found
 
 
-def _ppo_sizes(plan: TrainingPlan, micro_batch_size: int) -> list[str]:
+def _generating_sizes(plan: TrainingPlan, micro_batch_size: int) -> list[str]:
     world = plan.compute.world_size
     unit = world * micro_batch_size
     found = []
@@ -99,8 +102,19 @@ def _ppo_sizes(plan: TrainingPlan, micro_batch_size: int) -> list[str]:
                 f"training.batchSize {batch} / ppo.miniBatches {parts} must be a multiple of "
                 f"{world} ranks x microBatchSize {micro_batch_size}"
             )
+    for name, block in (("grpo", plan.grpo), ("rloo", plan.rloo)):
+        if block is not None and plan.training.batch_size % unit:
+            found.append(
+                f"training.batchSize {plan.training.batch_size} must be a multiple of {world} ranks x microBatchSize "
+                f"{micro_batch_size}"
+            )
+        if block is not None and plan.training.batch_size % block.group_size:
+            found.append(
+                f"training.batchSize {plan.training.batch_size} must be a multiple of {name}.groupSize "
+                f"{block.group_size}: a batch holds whole groups"
+            )
     if not plan.rewards:
-        found.append("rewards: PPO needs at least one")
+        found.append(f"rewards: {plan.algorithm.value} needs at least one")
     return found
 
 

@@ -225,6 +225,21 @@ class GRPO(Model):
     kl: GRPOKL = GRPOKL()
     """The KL term."""
 
+    def warnings(self) -> list[str]:
+        """What makes kl.coefficient mean something else than it says, with what to do."""
+        found = []
+        if self.kl.coefficient > 0 and self.scale_rewards is not ScaleRewards.NONE:
+            found.append(
+                f"grpo.scaleRewards {self.scale_rewards.value} divides advantages but not grpo.kl.coefficient, so how "
+                "strongly the policy is held depends on how rewards spread: use scaleRewards None"
+            )
+        if self.kl.coefficient > 0 and not self.kl.bias_correction:
+            found.append(
+                "grpo.kl.biasCorrection false gives the penalty the gradient of the KL from the reference to the "
+                "policy, not of the KL that is reported: use biasCorrection true"
+            )
+        return found
+
 
 class RLOOKL(Model):
     """The KL penalty in RLOO's reward."""

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     CLAIM_TERMINATING = "ClaimTerminating"
 
     # Plan.
+    PLAN_WARNING = "PlanWarning"
     PLAN_CHANGED = "PlanChanged"
     PLAN_UNREADABLE = "PlanUnreadable"
 

@@ -32,7 +32,7 @@ def wanted_conditions(
 ) -> list[Condition]:
     """Return every condition of a job, in the order in which they come to be."""
     return [
-        _check("ReferencesResolved", decision.references, observed),
+        _references(_check("ReferencesResolved", decision.references, observed), spec),
         _check("StorageReady", decision.storage, observed),
         _queued(spec, decision),
         _running(decision),
@@ -53,6 +53,14 @@ def _check(condition: str, check: Check | None, observed: Observed) -> Condition
         # Looked at before the attempt began; while it runs nothing is read again.
         return Condition(condition, recorded.status, recorded.reason, recorded.message)
     return Condition(condition, UNKNOWN, Reason.NOT_CHECKED, "not looked at yet")
+
+
+def _references(resolved: Condition, spec: RLHFJobSpec) -> Condition:
+    """The inputs, and what a person should know of the plan that they resolve to."""
+    warnings = spec.grpo.warnings() if spec.grpo is not None else []
+    if resolved.status != TRUE or not warnings:
+        return resolved
+    return Condition(resolved.type, TRUE, Reason.PLAN_WARNING, "; ".join(warnings))
 
 
 def _queued(spec: RLHFJobSpec, decision: Decision) -> Condition:

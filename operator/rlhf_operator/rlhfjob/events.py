@@ -29,6 +29,7 @@ GOOD_WHEN_TRUE = frozenset({"ReferencesResolved", "StorageReady", "Published", "
 ALARMING = frozenset(
     {
         Reason.GUARD_WARNING,
+        Reason.PLAN_WARNING,
         Reason.KUEUE_NOT_RESPONDING,
         Reason.BUDGET_EXCEEDED,
         Reason.GATE_FAILED,
@@ -63,7 +64,8 @@ def _conditions(before: RLHFJobStatus, after: Mapping[str, Any]) -> Iterator[Eve
             continue
         if old is not None and (old.status, old.reason) == (new.status, new.reason):
             continue
-        if old is None and name in ("ReferencesResolved", "StorageReady") and new.status == "True":
+        good_from_the_start = old is None and new.status == "True" and new.reason not in ALARMING
+        if good_from_the_start and name in ("ReferencesResolved", "StorageReady"):
             # Nothing was wrong, so nothing has changed.
             continue
         if name == "Stalled" and new.status != "True":

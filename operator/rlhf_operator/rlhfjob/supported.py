@@ -16,7 +16,7 @@ from rlhf_operator.runs.checks import Check, failed, passed
 
 from .rewardmodels import starts_from_reward_model
 
-ALGORITHMS = frozenset({"ppo", "sft", "dpo", "kto"})
+ALGORITHMS = frozenset({"ppo", "grpo", "rloo", "sft", "dpo", "kto"})
 OFFLINE = (Algorithm.SFT, Algorithm.DPO, Algorithm.KTO)
 LORA = (Algorithm.PPO, *OFFLINE)
 """Algorithms that learn from given responses."""
@@ -44,8 +44,9 @@ def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
     models = {scorer.name for scorer in spec.scorers if scorer.reward_model_ref is not None}
     if starts_from_reward_model(spec) and not any(reward.scorer in models for reward in spec.rewards):
         yield "ppo.critic.initFrom RewardModel without a reward from a rewardModelRef"
-    if spec.ppo is not None and spec.dataset.format is Format.DEMONSTRATIONS:
-        yield "ppo with dataset.format Demonstrations"
+    generating = next((field for field in ("ppo", "grpo", "rloo") if getattr(spec, field) is not None), None)
+    if generating is not None and spec.dataset.format is Format.DEMONSTRATIONS:
+        yield f"{generating} with dataset.format Demonstrations"
     if spec.compute.offload is not Offload.NONE and spec.compute.gpus_per_worker == 0:
         yield "compute.offload without GPUs"
     if spec.algorithm in OFFLINE:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_trainer.algorithms.ppo_trainer import MAX_EMPTY_BATCHES
+from rlhf_trainer.algorithms.judged import MAX_EMPTY_BATCHES
 from rlhf_trainer.errors import ConfigError
 
 from .closed_form import LetterTask, TableScorers

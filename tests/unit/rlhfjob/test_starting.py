@@ -41,8 +41,6 @@ DPO = {**OFFLINE, "dpo": {}, "dataset": PAIRS}
 KTO = {**OFFLINE, "kto": {}, "dataset": PAIRS}
 SFT = {**OFFLINE, "sft": {}, "dataset": {**SPEC["dataset"], "format": "Demonstrations"}}
 NOT_YET: list[tuple[dict[str, Any], str]] = [
-    ({"ppo": None, "grpo": {}}, "grpo"),
-    ({"ppo": None, "rloo": {}}, "rloo"),
     ({**DPO, "generation": {"truncation": {"mode": "Mask"}}}, "generation.truncation in DPO"),
     ({**DPO, "rollout": {"gpuMemoryFraction": 0.5}}, "rollout in DPO"),
     ({**DPO, "monitors": ["short"]}, "monitors without evaluation in DPO"),
@@ -50,6 +48,10 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
     ({**KTO, "training": {"epochs": 1, "batchSize": 1}}, "training.batchSize 1 in KTO"),
     ({"rollout": {"engine": "VLLM"}}, "rollout.engine"),
     ({"dataset": {**SPEC["dataset"], "format": "Demonstrations"}}, "ppo with dataset.format Demonstrations"),
+    (
+        {"ppo": None, "grpo": {}, "dataset": {**SPEC["dataset"], "format": "Demonstrations"}},
+        "grpo with dataset.format Demonstrations",
+    ),
     ({"compute": {"workers": 2, "zeroStage": 2, "offload": "Optimizer"}}, "compute.offload without GPUs"),
     (
         {
@@ -412,3 +414,29 @@ def test_a_refused_write_is_told_and_changes_no_record(failure: WriteFailure, st
     assert failure.message in condition(plan, "Ready")["message"]
     assert plan.status is not None
     assert plan.status["attempts"] == [{"number": 1}]
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_groups_are_run_and_their_block_is_in_the_plan(algorithm: str) -> None:
+    spec = spec_of(ppo=None, **{algorithm: {"groupSize": 4, "kl": {"coefficient": 0.1}}})
+    plan = reconcile(observed(spec), NOW)
+    assert len(plan.create) == 2
+    assert plan.status is not None
+    assert plan.status["algorithm"] == algorithm.upper()
+    block = getattr(frozen(spec).plan, algorithm)
+    assert (block.group_size, block.kl.coefficient) == (4, 0.1)
+
+
+def test_a_penalty_that_is_not_what_it_says_is_warned_of_once() -> None:
+    odd = {"groupSize": 4, "scaleRewards": "Group", "kl": {"coefficient": 0.1, "biasCorrection": False}}
+    spec = spec_of(ppo=None, grpo=odd)
+    first = reconcile(observed(spec), NOW)
+    assert is_status(first, "ReferencesResolved") == "True/PlanWarning"
+    message = condition(first, "ReferencesResolved")["message"]
+    assert "grpo.scaleRewards Group" in message
+    assert "grpo.kl.biasCorrection false" in message
+    assert [event.type for event in first.events if event.reason == "PlanWarning"] == ["Warning"]
+    assert first.status is not None
+    again = reconcile(observed(spec, status=status_of(**first.status)), NOW)
+    assert is_status(again, "ReferencesResolved") == "True/PlanWarning"
+    assert not [event for event in again.events if event.reason == "PlanWarning"]

@@ -64,27 +64,34 @@ class RolloutBatch:
     def figures(self) -> dict[str, float]:
         """What is to be said of responses, whichever algorithm learns from them."""
         kl = kl_k1(self.logprobs, self.reference, self.response_mask)
-        lengths = self.response_mask.sum(dim=1)
-        tokens = lengths.sum()
+        tokens = self.response_mask.sum()
         drift = ((self.logprobs - self.sampled).abs() * self.response_mask).sum()
         return {
-            "batchSize": float(len(self)),
+            **response_figures(self.response_tokens, self.response_mask, self.finished),
             "kl": float(kl.mean()),
             "klPerToken": float(kl.sum() / tokens),
             "entropy": float((self.entropy * self.response_mask).sum() / tokens),
             "logProbDrift": float(drift / tokens),
-            "responseTokens": float(lengths.mean()),
-            "responseTokensP50": float(torch.quantile(lengths, 0.5)),
-            "responseTokensP95": float(torch.quantile(lengths, 0.95)),
-            "responseTokensMax": float(lengths.max()),
             "paddingShare": 1.0 - self.tokens / (self.prompt_mask.numel() + self.response_mask.numel()),
-            "truncatedShare": float((~self.finished).double().mean()),
-            "distinct2": distinct_pairs(self.response_tokens, self.response_mask),
         }
 
     def inputs(self) -> tuple[Tensor, Tensor, int]:
         """What the models are called with: tokens and mask, both [batch, prompt + response], and the prompt length."""
         return model_inputs(self.prompt_tokens, self.prompt_mask, self.response_tokens, self.response_mask)
+
+
+def response_figures(tokens: Tensor, mask: Tensor, finished: Tensor) -> dict[str, float]:
+    """What responses say by themselves. tokens, mask: [batch, response]; finished: [batch] bool."""
+    lengths = mask.sum(dim=1)
+    return {
+        "batchSize": float(len(tokens)),
+        "responseTokens": float(lengths.mean()),
+        "responseTokensP50": float(torch.quantile(lengths, 0.5)),
+        "responseTokensP95": float(torch.quantile(lengths, 0.95)),
+        "responseTokensMax": float(lengths.max()),
+        "truncatedShare": float((~finished).double().mean()),
+        "distinct2": distinct_pairs(tokens, mask),
+    }
 
 
 def distinct_pairs(tokens: Tensor, mask: Tensor) -> float:

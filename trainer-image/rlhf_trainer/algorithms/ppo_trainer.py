@@ -13,22 +13,19 @@ from rlhf_operator.api.algorithms import PPO, KLController
 from rlhf_operator.api.base import Model
 from rlhf_operator.api.plan import TrainingPlan
 from rlhf_trainer.distributed import Group
-from rlhf_trainer.errors import ConfigError
 from rlhf_trainer.files import write_durably
-from rlhf_trainer.rewards import RewardMix, RewardState, judge_truncated, present_mean, score_figures
+from rlhf_trainer.rewards import RewardMix, RewardState, judge_truncated
 from rlhf_trainer.sampling import DataOrder, permutation, row_keys
 from rlhf_trainer.schedule import learning_rate
 from rlhf_trainer.scoring import DataRow
 
 from .batch import RolloutBatch
+from .judged import EmptyBatches, reference_places, reward_figures
 from .ppo import AdaptiveKL, explained_variance, gae, policy_loss, shaped_rewards, value_loss, whiten
 from .rollout import Rollout, RolloutWorker
 from .throughput import FORWARD_FLOPS, TRAIN_FLOPS, parameter_count, peak_flops, speed
 
 STATE_FILE = "ppo.json"
-REFERENCE_SAMPLES = 256
-# A judge may be away for a moment; a run that goes on without one trains on nothing and would call that a success.
-MAX_EMPTY_BATCHES = 3
 
 
 class PPOState(Model):
@@ -67,8 +64,8 @@ class PPOTrainer:
         self._order = DataOrder(len(prompts), plan.training.seed, "prompts")
         self._mix = RewardMix(plan.rewards)
         self._kl = AdaptiveKL(self._ppo.kl.coefficient, self._ppo.kl.target, self._ppo.kl.horizon)
-        self._empty_batches = 0
         self.steps = plan.training.steps_of(len(prompts))
+        self._empty = EmptyBatches(plan, self.steps)
 
     @property
     def _group(self) -> Group:
@@ -78,10 +75,8 @@ class PPOTrainer:
         """Fix the scale of rewards that are normalised by the reference, once, before the first step."""
         if not self._mix.needs_reference:
             return
-        group = self._group
-        count = math.ceil(REFERENCE_SAMPLES / group.world_size) * group.world_size
-        places = [place for place in group.share(count)]
-        rows = [self._prompts[place % len(self._prompts)] for place in places]
+        places, chosen = reference_places(len(self._prompts), self._group)
+        rows = [self._prompts[row] for row in chosen]
         keys = self._keys("reference", 0, places)
         # Before the first step the policy is the reference model.
         responses = self._worker.sample([list(row.prompt_ids) for row in rows], keys)
@@ -96,7 +91,7 @@ class PPOTrainer:
         began = time.monotonic()
         rollout = self._worker.make(step, rows, self._keys("rollout", step, places))
         targets, figures = self.targets(rollout)
-        self._refuse_nothing(step, targets.mask, rollout.scores)
+        self._empty.see(step, bool(targets.mask.any()), rollout.scores)
         started = time.monotonic()
         if all(math.isfinite(value) for value in figures.values()):
             figures |= self.update(step, rollout.batch, targets)
@@ -120,24 +115,6 @@ class PPOTrainer:
             found["mfu"] = flops / (seconds * self._group.world_size * peak)
         return found
 
-    def _refuse_nothing(self, step: int, mask: Tensor, scores: Mapping[str, Tensor]) -> None:
-        """End the run when batch after batch holds no token to learn from. mask: [batch, response]."""
-        self._empty_batches = 0 if bool(mask.any()) else self._empty_batches + 1
-        if self._empty_batches < min(MAX_EMPTY_BATCHES, self.steps):
-            return
-        silent = [reward.scorer for reward in self._plan.rewards if bool(scores[reward.scorer].isnan().all())]
-        if silent:
-            why = f"scorer {', '.join(silent)} gave no score for any response: look at its grader and its time-out"
-        else:
-            why = (
-                "every response lacked a score or was left out by generation.truncation.mode "
-                f"{self._plan.generation.truncation.mode.value}: raise generation.maxResponseLength or use another mode"
-            )
-        raise ConfigError(
-            f"no response of the last {self._empty_batches} batches (up to step {step}) can be learned from: {why}",
-            reason="NothingToLearn",
-        )
-
     def _keys(self, stream: str, update: int, places: Sequence[int]) -> Tensor:
         rows = torch.tensor(list(places), dtype=torch.int64, device=self._group.device)
         return row_keys(self._plan.training.seed, stream, update, rows)
@@ -153,12 +130,9 @@ class PPOTrainer:
         advantages, returns = gae(per_token, batch.values, mask, ppo.gamma, ppo.lambda_)
         figures = {
             **batch.figures(),
-            **present_mean("reward", rewards[combined.present]),
+            **reward_figures(combined, rewards, stays, rollout.scores),
             "klCoefficient": self._kl.coefficient,
             "explainedVariance": explained_variance(batch.values, returns, mask),
-            "maskedShare": 1.0 - float(stays.double().mean()),
-            **combined.figures,
-            **score_figures(rollout.scores),
         }
         return Targets(whiten(advantages, mask), returns, mask), figures
 

@@ -32,5 +32,9 @@ def training_of(algorithm: Algorithm) -> Train:
             from .kto import train_kto
 
             return train_kto
+        case Algorithm.GRPO | Algorithm.RLOO:
+            from .groups import train_groups
+
+            return train_groups
         case _:
             raise ValueError(f"no training for {algorithm}")

@@ -1,4 +1,4 @@
-"""PPO put together: models into engines, the reward journal, and the loop around algorithms/ppo_trainer.py."""
+"""PPO put together: models into engines, judges, and the loop around algorithms/ppo_trainer.py."""
 
 from pathlib import Path
 
@@ -6,15 +6,11 @@ from rlhf_trainer.algorithms.ppo_trainer import PPOTrainer
 from rlhf_trainer.algorithms.rollout import RolloutWorker
 from rlhf_trainer.checkpoint import POLICY_FOLDER
 from rlhf_trainer.data import Prepared
-from rlhf_trainer.errors import GuardStopped
 from rlhf_trainer.guards import Guards
-from rlhf_trainer.journal import Journal
 from rlhf_trainer.loop import Loop
-from rlhf_trainer.progress import say
-from rlhf_trainer.samples import SampleLog
-from rlhf_trainer.scoring import StepScorer
 
 from .attempt import Attempt, Trained
+from .judging import Judging
 from .measuring import Measuring
 
 
@@ -27,9 +23,8 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
     policy = attempt.models.trained_policy(start, temperature, plan.optimizer, accumulation)
     critic = attempt.models.critic(start, plan.ppo.critic.optimizer or plan.optimizer, accumulation)
     reference = attempt.models.reference(start, temperature, policy)
-    journal = Journal(attempt.workspace)
-    names = [reward.scorer for reward in plan.rewards] + list(plan.monitors)
-    samples = SampleLog(attempt.workspace.own, plan.checkpoints.every_steps, plan.rewards)
+    store = attempt.store("step")
+    judging = Judging(attempt, store)
     worker = RolloutWorker(
         group=group,
         policy=policy,
@@ -38,24 +33,14 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
         tokenizer=attempt.tokenizer,
         sampling=attempt.sampling,
         micro_batch_size=micro,
-        scorer=StepScorer(attempt.scorers, names, journal, group, samples),
+        scorer=judging.scorer,
         beat=attempt.beat,
     )
     trainer = PPOTrainer(plan, worker, rows, micro)
-    store = attempt.store("step")
 
     def after_step(step: int) -> None:
-        if attempt.reporter is not None:
-            scorers = attempt.scorers
-            times = {name: scorers.timing(name).p95_seconds for name in scorers.names}
-            attempt.reporter.scorer_times(times, scorers.failures())
+        judging.tell_times()
         measuring.between(step, trainer.steps, policy.whole)
-
-    def forget_scores() -> None:
-        """Those behind the oldest checkpoint that is kept."""
-        kept = store.complete()
-        if kept:
-            journal.forget(kept[0].step)
 
     loop = Loop(
         group=group,
@@ -70,19 +55,14 @@ def train_ppo(attempt: Attempt, measuring: Measuring, rows: Prepared, start: Pat
         reporter=attempt.reporter,
         save_policy=lambda folder: attempt.save_policy(trainer.weights, folder / POLICY_FOLDER),
         after_step=after_step,
-        after_save=lambda checkpoint: forget_scores(),
+        after_save=judging.forget,
     )
     measuring.pace(loop.pace)
     done = loop.resume(attempt.options.min_checkpoint_step)
-    known = journal.read(done if loop.last is not None else None) if group.is_main else {}
-    journal.know(group.broadcast(known, "the reward journal"))
+    judging.resume(loop.last)
     trainer.begin()
-    try:
+    with judging.leaving_samples():
         figures = loop.run(done)
-    except GuardStopped:
-        if group.is_main:
-            say("last-steps", path=str(samples.leave()))
-        raise
     return Trained(
         steps=trainer.steps,
         engine=", ".join([policy.describe(), critic.describe()]),
