@@ -33,7 +33,15 @@ from .tiny import World, make_tokenizer
 
 LETTERS = ["a", "b", "c", "d", "e", "f", "g"]
 LENGTH = 4
-WIDTH, LAYERS, INIT = 64, 1, 0.02
+SEEDS = (21, 22, 23, 24, 25)
+"""What is judged. SETTINGS were chosen on seeds 1, 2 and 11."""
+BETAS = (0.1, 0.3)
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "ppo": {"training": {"steps": 100}, "optimizer": {"learningRate": 3e-3}},
+    "rloo": {"training": {"steps": 150, "batchSize": 256}, "optimizer": {"learningRate": 3e-3}},
+    "grpo": {"training": {"steps": 150, "batchSize": 256}, "optimizer": {"learningRate": 3e-3}},
+}
+"""A batch is one group: there is one prompt. At beta 0.3 batches of 128 left RLOO and GRPO at 96 to 97 %."""
 
 
 def outcomes() -> list[tuple[int, ...]]:
@@ -98,15 +106,14 @@ def make_letters(directory: Path, seed: int) -> Path:
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
-            n_embd=WIDTH,
-            n_layer=LAYERS,
+            n_embd=64,
+            n_layer=1,
             n_head=2,
             n_positions=16,
             bos_token_id=0,
             eos_token_id=0,
             pad_token_id=0,
             tie_word_embeddings=False,
-            initializer_range=INIT,
         )
     )
     model.save_pretrained(directory)
@@ -287,3 +294,13 @@ class GroupTask(Letters):
         """Train, and measure."""
         with self.train().whole() as policy:
             return self.solved(policy)
+
+
+def task(root: Path, algorithm: str, seed: int, beta: float) -> LetterTask | GroupTask:
+    """The task as it is judged."""
+    changes = SETTINGS[algorithm]
+    return (
+        LetterTask(root, seed, beta, **changes)
+        if algorithm == "ppo"
+        else GroupTask(root, algorithm, seed, beta, **changes)
+    )

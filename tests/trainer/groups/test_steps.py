@@ -199,9 +199,9 @@ def test_micro_batches_change_no_gradient(
     gradients: list[dict[str, torch.Tensor]] = []
     measured = GroupBridge._get_grad_norm
 
-    def keep(self: Any, model: Any, norm: Any = None) -> Any:
+    def keep(self: Any, model: Any, grad_norm: Any = None) -> Any:
         gradients.append({name: value.grad.clone() for name, value in model.named_parameters()})
-        return measured(self, model, norm)
+        return measured(self, model, grad_norm)
 
     monkeypatch.setattr(GroupBridge, "_get_grad_norm", keep)
     for micro in (16, 4):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -80,17 +80,18 @@ class GroupBridge(Bridge, _Trainer):
     @contextmanager
     def whole(self) -> Iterator[PolicyModel]:
         """Give the whole policy for generation, under ZeRO-3 a copy filled from gathered parameters."""
+        policy = cast("torch.nn.Module", self.model)
         if self._replica is not None:
-            copy_whole(self.model, self._replica)
+            copy_whole(policy, self._replica)
             yield PolicyModel(self._replica, self.temperature)
             return
-        was = self.model.training
-        self.model.eval()
+        was = policy.training
+        policy.eval()
         try:
             with self.accelerator.autocast():
-                yield PolicyModel(self.model, self.temperature)
+                yield PolicyModel(policy, self.temperature)
         finally:
-            self.model.train(was)
+            policy.train(was)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
@@ -165,7 +166,7 @@ class GroupBridge(Bridge, _Trainer):
         return found
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        loss: Tensor = super()._compute_loss(model, inputs)
+        loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self._see(inputs)
         return loss
@@ -175,7 +176,8 @@ class GroupBridge(Bridge, _Trainer):
         assert self._last_pass is not None
         logprobs, entropy = (each.detach() for each in self._last_pass)
         mask, learned = inputs["completion_mask"], inputs["tool_mask"]
-        passes = int(self._step) // self.args.steps_per_generation % self.num_iterations
+        args: Any = self.args
+        passes = int(self._step) // args.steps_per_generation % self.num_iterations
         if passes == 0:
             self._sums[0] += (entropy * mask).sum()
             self._sums[1] += mask.sum()
@@ -189,7 +191,7 @@ class GroupBridge(Bridge, _Trainer):
             self._sums[5] += learned.sum()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         self._norms.append(float(norm))
         return norm
 
