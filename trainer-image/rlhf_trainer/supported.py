@@ -15,12 +15,8 @@ from .supported_offline import offline_problems
 def check_supported(plan: TrainingPlan, micro_batch_size: int) -> None:
     """Raise ConfigError with every reason why this plan can't be run as written."""
     unsupported = _unsupported(plan)
-    own = (
-        offline_problems(plan, micro_batch_size)
-        if plan.algorithm in OFFLINE
-        else _generating_sizes(plan, micro_batch_size)
-    )
-    problems = [*unsupported, *own, *_names(plan)]
+    sizes = offline_problems if plan.algorithm in OFFLINE else _generating_sizes
+    problems = [*unsupported, *sizes(plan, micro_batch_size), *_names(plan)]
     if problems:
         raise ConfigError("; ".join(problems), reason="NotSupportedYet" if unsupported else "Config")
 
