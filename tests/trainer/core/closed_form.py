@@ -17,6 +17,7 @@ from rlhf_operator.api.plan import TrainingPlan
 from rlhf_trainer.algorithms.ppo_trainer import PPOTrainer
 from rlhf_trainer.algorithms.rollout import RolloutWorker
 from rlhf_trainer.distributed import Group
+from rlhf_trainer.engine import reference_engine
 from rlhf_trainer.fencing import Workspace
 from rlhf_trainer.journal import Journal
 from rlhf_trainer.models import ModelFactory
@@ -83,6 +84,10 @@ class TableScorers:
     def names(self) -> list[str]:
         """No scorer to tell times of."""
         return []
+
+    def failures(self) -> dict[str, str]:
+        """None fails."""
+        return {}
 
 
 @dataclass
@@ -168,7 +173,7 @@ class Letters:
         self.group = Group(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
         self.tokenizer = load_tokenizer(self.base)
         self.models = ModelFactory(self.plan, self.group, self.tokenizer)
-        self.reference = self.models.reference(self.base, 1.0)
+        self.reference = reference_engine(self.models.policy(self.base, 1.0), self.group, self.plan.compute)
         self.workspace = Workspace(root / "storage" / "letters", 1)
         self.workspace.claim()
 
