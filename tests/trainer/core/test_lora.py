@@ -121,6 +121,10 @@ def test_ppo_on_a_warm_start_that_is_an_adapter_starts_at_no_distance(world: Cal
     (whole,) = made.workspace.glob(f"attempts/1/checkpoints/step-*{last.step}/policy")
     again = PeftModel.from_pretrained(load(made.base), str(policy))
     assert torch.allclose(logits(again), logits(load(whole)), atol=1e-5)
+    own = made.workspace / "attempts" / "1"
+    assert (made.workspace / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len((own / "metrics.jsonl").read_text().splitlines()) == made.plan.training.steps
+    assert len((own / "samples" / "step-00000002.jsonl").read_text().splitlines()) == 16
 
 
 @pytest.mark.slow
