@@ -72,8 +72,8 @@ def test_a_service_rewards_while_a_failing_monitor_costs_rows_and_a_killed_run_a
     before = len(service.asked)
     run = made.start(attempt=2)
     assert run.wait() == 0, run.tail()
-    # Three steps are in the journal and, with equal weights, give equal texts: at most the fourth is asked for. The kill
-    # may have come between its answers and the journal.
+    # Three steps are in the journal and, with equal weights, give equal texts: at most the fourth is asked for.
+    # The kill may have come between its answers and the journal.
     assert len(service.asked) - before <= 16 <= before
     steps = run.events("step")
     assert all("score/web" in step and step["scoreMissing/web"] == 0.0 for step in steps)
