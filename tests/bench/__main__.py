@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.harness import machine, publish
 
-_SHARED = {"__main__", "floor", "harness", "load", "meter", "timeline", "traffic_sim"}
+_SHARED = {"__main__", "floor", "harness", "load", "meter", "peers", "timeline", "traffic_sim"}
 
 
 def main() -> int:

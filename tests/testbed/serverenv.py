@@ -93,13 +93,18 @@ def superseded(root: Path, current: Path, checkout: Path) -> list[Path]:
     return found
 
 
-def _sync(prefix: Path, checkout: Path) -> None:
+def find_uv() -> str:
+    """Find uv: as PATH has it, or as `make setup` installed it. Raises BedError."""
     own = Paths.default().root / "uv" / "bin" / "uv"
     uv = shutil.which("uv") or (str(own) if own.is_file() else None)
     if uv is None:
         raise BedError("uv is not on PATH: run `make setup` first")
+    return uv
+
+
+def _sync(prefix: Path, checkout: Path) -> None:
     python = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
-    command = [uv, "sync", "--frozen", "--quiet", "--no-default-groups", "--extra", EXTRA, "--python", python]
+    command = [find_uv(), "sync", "--frozen", "--quiet", "--no-default-groups", "--extra", EXTRA, "--python", python]
     env = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(prefix), "UV_PYTHON_DOWNLOADS": "never", "UV_SYSTEM_CERTS": "1"}
     env.pop("VIRTUAL_ENV", None)
     done = subprocess.run(
