@@ -220,7 +220,8 @@ def _report(ours: list[float], peers: list[float], figures: list[dict[str, Any]]
     ]
     notes = [
         f"{BATCH} prompts of {PROMPT} tokens, responses of {RESPONSE}, {EPOCHS} epochs of one mini-batch, "
-        f"micro-batches of {MICRO}; GPT-NeoX {WIDTH} x {LAYERS}, vocabulary {VOCABULARY}; {_threads()} threads on both sides",
+        f"micro-batches of {MICRO}; GPT-NeoX {WIDTH} x {LAYERS}, vocabulary {VOCABULARY}",
+        f"{_threads()} threads on both sides",
         f"runs, ours / TRL: {', '.join(f'{one:.2f} / {two:.2f}' for one, two in zip(ours, peers, strict=True))}",
     ]
     return Report(rows, notes, {"ours": ours, "trl": peers})
