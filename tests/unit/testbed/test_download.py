@@ -17,7 +17,7 @@ import pytest
 
 from testbed.download import digest_from_list, digest_from_release, fetch
 from testbed.errors import BinaryUnavailableError, ChecksumMismatchError
-from testbed.versions import AUTOSCALING, TOOLS, Download
+from testbed.versions import ADDONS, CONTROL_PLANE, NODE, SIMULATION, TOOLS
 
 BINARY = b"#!/bin/sh\necho tool\n"
 DIGEST = hashlib.sha256(BINARY).hexdigest()
@@ -142,8 +142,8 @@ def test_a_release_description_names_each_assets_digest() -> None:
 
 
 def test_every_download_is_https_and_has_a_checksum() -> None:
-    published = [tool for tool in TOOLS.values() if tool.name not in AUTOSCALING]
-    for tool in published:
+    for name in (*CONTROL_PLANE, *NODE, *ADDONS, *SIMULATION):
+        tool = TOOLS[name]
         assert tool.download is not None
         assert tool.download.url.startswith("https://")
         assert tool.download.checksum_url.startswith("https://")
