@@ -17,7 +17,7 @@ import pytest
 
 from testbed.download import digest_from_list, digest_from_release, fetch
 from testbed.errors import BinaryUnavailableError, ChecksumMismatchError
-from testbed.versions import ADDONS, CONTROL_PLANE, NODE, SIMULATION, TOOLS
+from testbed.versions import ADDONS, CONTROL_PLANE, NODE, SIMULATION, TOOLS, Download
 
 BINARY = b"#!/bin/sh\necho tool\n"
 DIGEST = hashlib.sha256(BINARY).hexdigest()
