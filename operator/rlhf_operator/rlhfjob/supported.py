@@ -16,10 +16,10 @@ from rlhf_operator.runs.checks import Check, failed, passed
 
 from .rewardmodels import starts_from_reward_model
 
-ALGORITHMS = frozenset({"ppo", "grpo", "rloo", "sft", "dpo", "kto"})
 OFFLINE = (Algorithm.SFT, Algorithm.DPO, Algorithm.KTO)
-LORA = (Algorithm.PPO, *OFFLINE)
 """Algorithms that learn from given responses."""
+LORA = (Algorithm.PPO, *OFFLINE)
+"""Algorithms that can train an adapter."""
 
 
 def check_supported(spec: RLHFJobSpec) -> Check:
@@ -36,7 +36,6 @@ def check_supported(spec: RLHFJobSpec) -> Check:
 
 def unsupported_fields(spec: RLHFJobSpec) -> Iterator[str]:
     """Yield the path of each field that is set and not supported yet."""
-    yield from (field for field in spec.one_of if getattr(spec, field) is not None and field not in ALGORITHMS)
     if spec.rollout.engine != RolloutEngine.TRANSFORMERS:
         yield "rollout.engine"
     if spec.lora is not None and spec.algorithm not in LORA:
