@@ -1,6 +1,7 @@
 """The small PPO plan that tests of every tier start from, on one CPU process; a test changes what it is about."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from rlhf_operator.api.plan import TrainingPlan
@@ -51,5 +52,6 @@ def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         elif value is None:
             base.pop(key, None)
         else:
-            base[key] = value
+            # A copy: what is merged into it later is not for whoever gave it.
+            base[key] = deepcopy(value)
     return base

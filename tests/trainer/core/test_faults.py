@@ -129,7 +129,8 @@ def test_a_stopped_attempt_that_wakes_up_later_gives_way_and_overwrites_nothing(
     after = snapshot(made.workspace, but="attempts/2")
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     # Only what it was in the middle of, below its own folder.
-    assert all(name.startswith("attempts/1/rewards/") for name in changed), changed
+    own = ("attempts/1/rewards/", "attempts/1/metrics.jsonl")
+    assert all(name.startswith(own) for name in changed), changed
     assert new.process.poll() is None
     new.kill()
 

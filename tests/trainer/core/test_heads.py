@@ -85,6 +85,7 @@ def test_an_architecture_that_changes_its_logits_is_refused(model: LlamaForCausa
 def test_the_first_end_token_ends_a_response_whatever_pads_it() -> None:
     settings = SamplingSettings(max_tokens=5, temperature=1.0, end_tokens=[0, 9], pad_token=0, stop=[])
     tokens = torch.tensor([[3, 9, 0, 0, 0], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5], [1, 2, 3, 4, 9]])
-    found = _finish(tokens, settings, None)
+    found = _finish(tokens, torch.full(tokens.shape, -1.0), settings, None)
     assert found.mask.sum(dim=1).tolist() == [2, 1, 5, 5]
+    assert found.logprobs.sum(dim=1).tolist() == [-2, -1, -5, -5]
     assert found.finished.tolist() == [True, True, False, True]
