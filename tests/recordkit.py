@@ -64,8 +64,13 @@ def worker_settings(folder: Path, **changes: Any) -> WorkerSettings:
 def lines(folder: Path, kind: str = "trajectories") -> list[dict[str, Any]]:
     """Every line that was written, whole files first."""
     there = folder / "volume" / kind
-    paths = sorted(there.glob("*.jsonl")) + sorted(there.glob(".*.part"))
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    while True:
+        paths = sorted(there.glob("*.jsonl")) + sorted(there.glob(".*.part"))
+        try:
+            return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+        except FileNotFoundError:
+            # A part got its name meanwhile.
+            continue
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

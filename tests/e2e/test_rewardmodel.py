@@ -28,7 +28,6 @@ def test_reward_model_is_trained_judged_versioned_and_served(models: RewardModel
     assert serving is not None
     assert (trained["status"], evaluated["status"], serving["status"]) == ("True", "True", "True")
     assert serving["reason"] == "AutoscalingUnavailable", serving
-    assert "KEDA is not installed" in serving["message"]
     assert len(models.pods("helpful", digest)) == 1
 
     (version,) = status["versions"]
