@@ -83,9 +83,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_sigterm_waits_for_the_end_of_the_step_and_another_world_size_is_refused(
-    world: Callable[..., World], pods: Callable[..., list[Run]]
-) -> None:
+def test_sigterm_waits_for_the_end_of_the_step(world: Callable[..., World], pods: Callable[..., list[Run]]) -> None:
     changes = algorithm("grpo", iterations=3)
     made = world(**changes, training={"steps": STEPS}, checkpoints={"everySteps": 100})
     finish([made.start()])
