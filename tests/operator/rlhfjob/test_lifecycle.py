@@ -175,7 +175,7 @@ def test_what_is_missing_is_waited_for_and_then_used(world: World) -> None:
 
 
 def test_what_is_not_supported_yet_is_named_before_a_pod_starts(world: World) -> None:
-    world.apply("later", compute={"workers": 1, "offload": "Optimizer"}, rollout={"engine": "VLLM"})
+    world.apply("later", compute={"workers": 1, "zeroStage": 2, "offload": "Optimizer"}, rollout={"engine": "VLLM"})
     status = world.until_phase("later", "Stalled")
     assert condition(status, "Stalled")["reason"] == "NotSupportedYet"
     assert "compute.offload without GPUs, rollout.engine" in condition(status, "Stalled")["message"]
