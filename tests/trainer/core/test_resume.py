@@ -1,7 +1,6 @@
 """A run that is killed and goes on ends with the same bits as one that was left alone."""
 
 import os
-import random
 import shutil
 import signal
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from .killed import finish, killed_after
 from .tiny import Run, World
 
 STEPS = 8
@@ -31,11 +31,6 @@ def plan_of(shape: str) -> dict[str, object]:
     }
 
 
-def finish(runs: list[Run]) -> None:
-    for run in runs:
-        assert run.wait() == 0, run.tail()
-
-
 @pytest.mark.parametrize(
     "shape",
     [
@@ -51,35 +46,8 @@ def test_a_killed_run_ends_with_the_same_bits(
 ) -> None:
     workers = int(SHAPES[shape]["workers"])
     calm = world("calm", **plan_of(shape))
-    finish(pods(calm, workers))
-    # The same plan has the same digest only with the same paths: the killed run is trained in a copy of the first
-    # world's inputs, under the same names.
-    kept = calm.result()
-    shutil.move(calm.workspace, calm.root / "undisturbed")
-
-    # Not before a checkpoint is there, and not after the run is over; within that, anywhere.
-    moment = random.Random(os.urandom(8))
-    step, rank, wait = moment.randint(2, STEPS - 2), moment.randrange(workers), moment.uniform(0, 0.2)
-    first = pods(calm, workers, attempt=1)
-    first[0].until_step(step)
-    first[0].until(lambda run: bool(run.events("checkpoint")))
-    try:
-        first[0].process.wait(wait)
-    except Exception:
-        victim = first[rank].ranks()
-        if victim:
-            os.kill(victim[0], signal.SIGKILL)
-    codes = [run.wait() for run in first]
-    said = f"killed rank {rank} {wait:.3f} s after step {step}: {codes}"
-    assert all(codes), said
-
-    finish(pods(calm, workers, attempt=2, minimum=2))
-    resumed = calm.runs[-workers].events("resumed")
-    assert resumed, said
-    assert resumed[0]["step"] >= 2, said
+    killed_after(calm, pods, workers, STEPS)
     assert calm.result().attempt == 2
-    assert calm.result().policy_digest == kept.policy_digest, said
-    assert calm.result().figures == kept.figures, said
     assert calm.result().world_size == workers
     assert SHAPES_ENGINE[int(SHAPES[shape]["zeroStage"])] in calm.result().engine
 

@@ -1,7 +1,5 @@
 """GRPO and RLOO as whole runs of `launch`: they learn, go on with the same bits, and are the same however sharded."""
 
-import os
-import random
 import shutil
 import signal
 from collections.abc import Callable
@@ -12,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.core.conftest import pods, world
+from trainer.core.killed import finish, killed_after
 from trainer.core.tiny import Run, World
 
 __all__ = ["pods", "world"]
@@ -23,11 +22,6 @@ ZERO = {2: "DeepSpeedEngine(stage=2, partitions=2, world=2)", 3: "DeepSpeedEngin
 def algorithm(name: str, **settings: Any) -> dict[str, Any]:
     """The plan's changes for one of the two."""
     return {"algorithm": name.upper(), "ppo": None, name: {"groupSize": 4, **settings}}
-
-
-def finish(runs: list[Run]) -> None:
-    for run in runs:
-        assert run.wait() == 0, run.tail()
 
 
 @pytest.mark.parametrize(
@@ -50,34 +44,7 @@ def test_a_killed_run_ends_with_the_same_bits(
         checkpoints={"everySteps": 2},
         rewards=[{"scorer": "sorry", "weight": 1.0, "normalize": "Running"}],
     )
-    finish(pods(calm, workers))
-    kept = calm.result()
-    shutil.move(calm.workspace, calm.root / "undisturbed")
-
-    step, rank, wait = (
-        random.Random(os.urandom(8)).randint(2, STEPS - 2),
-        random.randrange(workers),
-        random.random() / 5,
-    )
-    first = pods(calm, workers, attempt=1)
-    first[0].until_step(step)
-    first[0].until(lambda run: bool(run.events("checkpoint")))
-    try:
-        first[0].process.wait(wait)
-    except Exception:
-        victim = first[rank].ranks()
-        if victim:
-            os.kill(victim[0], signal.SIGKILL)
-    codes = [run.wait() for run in first]
-    said = f"killed rank {rank} {wait:.3f} s after step {step}: {codes}"
-    assert all(codes), said
-
-    finish(pods(calm, workers, attempt=2, minimum=2))
-    resumed = calm.runs[-workers].events("resumed")
-    assert resumed, said
-    assert resumed[0]["step"] >= 2, said
-    assert calm.result().policy_digest == kept.policy_digest, said
-    assert calm.result().figures == kept.figures, said
+    killed_after(calm, pods, workers, STEPS)
     if stage:
         assert calm.result().engine == ZERO[stage]
 

@@ -146,11 +146,7 @@ class Bucket:
         return "/".join(filter(None, (self._bucket, self._prefix, name)))
 
     def _ask(self, call: Callable[[], Answer]) -> Answer:
-        def typed() -> Answer:
-            with self._typed():
-                return call()
-
-        return self._place.patiently(typed)
+        return self._place.patiently(self._typed()(call))
 
     @contextmanager
     def _typed(self) -> Iterator[None]:

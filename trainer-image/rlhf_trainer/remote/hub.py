@@ -99,11 +99,7 @@ class Hub:
             yield from response.iter_bytes(_BLOCK)
 
     def _ask(self, call: Callable[[], Answer]) -> Answer:
-        def typed() -> Answer:
-            with self._typed():
-                return call()
-
-        return self._place.patiently(typed)
+        return self._place.patiently(self._typed()(call))
 
     @contextmanager
     def _typed(self) -> Iterator[None]:

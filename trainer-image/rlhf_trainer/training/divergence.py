@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from rlhf_trainer import evaluate
+from rlhf_trainer.algorithms.batch import model_inputs
+from rlhf_trainer.algorithms.ppo import kl_k1
 from rlhf_trainer.data import Prepared, PreparedRow
 from rlhf_trainer.policy.generation import MICRO_BATCHES_AT_ONCE, pad_prompts, sample
 from rlhf_trainer.policy.heads import position_ids, token_statistics
@@ -56,17 +58,15 @@ class Divergence:
         keys = row_keys(0, "evaluation", 0, torch.tensor(seeds, dtype=torch.int64)).to(device)
         prompts = [list(row.prompt_ids) for row in rows]
         found = sample(module.model, prompts, keys, sampling, attempt.tokenizer, len(rows), attempt.beat)
-        width = max(map(len, prompts))
-        tokens, mask = pad_prompts(prompts, width, sampling.pad_token, device)
-        inputs = torch.cat([tokens, found.tokens], dim=1)
-        whole_mask = torch.cat([mask, found.mask.long()], dim=1)
+        tokens, mask = pad_prompts(prompts, max(map(len, prompts)), sampling.pad_token, device)
+        inputs, whole_mask, width = model_inputs(tokens, mask, found.tokens, found.mask)
         sums = torch.zeros(4, dtype=torch.float64, device=device)
         for first in range(0, len(rows), micro):
             part = slice(first, first + micro)
             ids, attention, answer = inputs[part], whole_mask[part], found.mask[part]
             logprobs, entropy = module(ids, attention, width)
             before = self._reference(reference, ids, attention, width)
-            kl = ((logprobs - before) * answer).sum()
+            kl = kl_k1(logprobs, before, answer).sum()
             sums += torch.stack([kl, (entropy * answer).sum(), answer.sum(), torch.tensor(float(len(ids)))]).double()
         return sums
 
